@@ -251,7 +251,8 @@ def _with_sizes(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOption
     from src.submission.usage import right_size
 
     reason = ("the memory of a stack is that of all its runs" if is_stacked else
-              "the next trials of a search may need more than the first" if plan.search else "")
+              "the next trials of a search may need more than the first" if plan.search else
+              "--slots auto finds out how many runs share a worker" if slurm.shape.get("slots") == AUTO else "")
     if reason:
         lines = right_size.unchanged(reason).lines if launch.right_size else ()
         return plan, launch._replace(lines=(*launch.lines, *lines))

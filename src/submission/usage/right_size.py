@@ -141,8 +141,6 @@ def _sizes_of_workers(specs: Mapping[str, Spec], needed: Mapping[str, Size], sha
                       ) -> dict[str, Size]:
     """Return one size for all workers: the memory of the runs that they have at a time, the time for their share."""
     slots = shape.get("slots") or 1
-    if not isinstance(slots, int):
-        return {}
     seconds, memory = ([getattr(size, name) for size in needed.values()] for name in Size._fields)
     groups = task_files.worker_groups(dict.fromkeys(specs, 1), specs, shape["workers"])
     rounds = max(-(-len(group.tickets) // (group.workers * slots)) for group in groups)

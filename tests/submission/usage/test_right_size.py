@@ -100,6 +100,7 @@ def test_no_more_than_before_is_requested_in_any_mode(options: list[str], expect
 
 @pytest.mark.parametrize(("options", "reason"), [
     (["--stack", "auto"], "the memory of a stack is that of all its runs"),
+    (["--workers", "1", "--slots", "auto"], "--slots auto finds out how many runs share a worker"),
     (["--workers", "1"], "no run of the same model, data and batch size is known")])
 def test_reason_is_given_where_the_script_decides(options: list[str], reason: str, grid: Project,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
