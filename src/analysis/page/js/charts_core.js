@@ -1,10 +1,12 @@
 "use strict";
 // What all charts share: palettes, groups of runs, and a Chart: a Bokeh figure with controls, a legend and a caption.
-// Bokeh draws axes and all runs; an overlay above it draws what is selected and pointed at, so that neither repaints it.
+// Bokeh draws axes and all runs; an overlay above it draws what is selected or pointed at, without repainting the rest.
 (gridiron => {
   const {el, format, count} = gridiron.dom;
   const MAX_LEVELS = 8;  // values of a number with a color each; more have a color bar
   const MAX_LEGEND = 16;
+  const KEYS = "Arrow keys move, plus and minus zoom, 0 resets, brackets step through runs, Enter selects, o opens the run, "
+    + "Escape clears.";
   const NEAR = 14;  // pixels between the pointer and what it points at
 
   // Settings of the charts, kept in the address; "": chosen by the data
@@ -21,7 +23,8 @@
   const variables = new Map();  // by theme and name: reading them from the style at each use is slow
   function variable(name, fallback) {
     const key = `${isDark()} ${name}`;
-    if (!variables.has(key)) variables.set(key, getComputedStyle(document.documentElement).getPropertyValue(name).trim() || fallback);
+    if (!variables.has(key)) variables.set(key,
+      getComputedStyle(document.documentElement).getPropertyValue(name).trim() || fallback);
     return variables.get(key);
   }
 
@@ -46,14 +49,17 @@
   // ---- numbers
 
   const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const deviation = values => { const m = mean(values); return Math.sqrt(values.reduce((sum, v) => sum + (v - m) ** 2, 0) / (values.length - 1)); };
+  const deviation = values => { const m = mean(values);
+    return Math.sqrt(values.reduce((sum, v) => sum + (v - m) ** 2, 0) / (values.length - 1)); };
   function extent(values) {
     let low = Infinity, high = -Infinity;
-    for (const value of values) if (Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
+    for (const value of values) if (Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value);
+      }
     return [low, high];
   }
   // Parameters over a decade or more have a logarithmic scale; metrics only if the reader wants it
-  const isLogScale = (store, name, low, high) => low > 0 && (store.parameters.includes(name) ? high >= 10 * low : store.settings.logy);
+  const isLogScale = (store, name, low, high) => low > 0
+    && (store.parameters.includes(name) ? high >= 10 * low : store.settings.logy);
 
   // The range of an axis: all values, but of a few that are far from the others only those nearby
   function range(values, log) {
@@ -76,7 +82,7 @@
 
   // ---- groups of runs by a column
 
-  // {name, kind: "none" | "levels" | "numbers", color(run), index(run), entries of a legend, or low, high and log of a color bar}
+  // {name, kind: "none", "levels" or "numbers", color(run), index(run), entries: of a legend; low, high, log: of a bar}
   function groups(store, name, runs) {
     if (name === "") name = byInfluence(store, runs)[0] ?? "none";
     if (name === "none") return {name, kind: "none", entries: [], index: () => 0, color: () => palette.single};
@@ -86,18 +92,22 @@
       const fraction = value => typeof value !== "number" || high === low ? (high === low ? 0.5 : NaN)
         : log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
       const colors = new Map(values.map(value => [value, palette.fraction(fraction(value))]));
-      return {name, kind: "numbers", entries: [], low, high, log, index: () => 0, color: run => colors.get(keyOf(column[run])) ?? palette.fraction(NaN)};
+      return {name, kind: "numbers", entries: [], low, high, log, index: () => 0,
+        color: run => colors.get(keyOf(column[run])) ?? palette.fraction(NaN)};
     }
     values.sort(gridiron.dom.comparer(false));
-    const position = new Map(values.map((value, at) => [value, at])), index = run => position.get(keyOf(column[run])) ?? 0;
+    const position = new Map(values.map((value, at) => [value, at]));
+    const index = run => position.get(keyOf(column[run])) ?? 0;
     // a few ordered numbers have colors in order; categories have colors apart
-    const isOrdered = store.isNumeric(name) && values.length > 2, colors = values.map((_, at) => isOrdered ? palette.fraction(at / (values.length - 1)) : palette.category(at));
+    const isOrdered = store.isNumeric(name) && values.length > 2,
+      colors = values.map((_, at) => isOrdered ? palette.fraction(at / (values.length - 1)) : palette.category(at));
     return {name, kind: "levels", index, color: run => colors[index(run)],
-      entries: values.map((value, at) => ({label: format(value), color: colors[at], index: at, runs: () => runs.filter(run => index(run) === at)}))};
+      entries: values.map((value, at) => ({label: format(value), color: colors[at], index: at,
+        runs: () => runs.filter(run => index(run) === at)}))};
   }
 
   // What a value is counted by: itself, its text if it is a list or a mapping
-  const keyOf = value => value === undefined ? null : typeof value === "object" && value !== null ? format(value) : value;
+  const keyOf = value => typeof value === "object" && value !== null ? format(value) : value ?? null;
   // The number of runs of each value
   function countValues(column, runs) {
     const sizes = new Map();
@@ -117,7 +127,7 @@
     return [...members.values()];
   }
 
-  // What runs are compared by: the metric that is chosen, else the value that ranks them, of averaged weights or the last
+  // The column that runs are compared by: the chosen metric, else the value that ranks them
   function metricOf(store) {
     if (store.metrics.includes(store.settings.metric)) return store.settings.metric;
     return store.column("value").some(value => value !== null && value !== undefined) ? "value" : store.metric;
@@ -125,10 +135,12 @@
   // The choices of a metric, and what is said of the one that is chosen
   function metricOptions(store, names) {
     const ranks = store.document.batches.find(batch => batch.metric)?.metric;
-    return [...(ranks ? [["", `ranking: ${label(store, "value")}`]] : []), ...names.map(name => [name, label(store, name)])];
+    return [...(ranks ? [["", `ranking: ${label(store, "value")}`]] : []),
+      ...names.map(name => [name, label(store, name)])];
   }
   function metricNote(store) {
-    return store.metrics.includes(store.settings.metric) ? "" : store.document.batches.find(batch => batch.metric)?.metric.note ?? "";
+    return store.metrics.includes(store.settings.metric) ? ""
+      : store.document.batches.find(batch => batch.metric)?.metric.note ?? "";
   }
 
   // Parameters that are no seeds, ordered by the share of the metric's variance between their values
@@ -141,7 +153,8 @@
     return names;
   }
   function rankParameters(store, runs) {
-    const metric = metricOf(store), value = metric && store.column(metric), measured = runs.filter(run => Number.isFinite(value?.[run] ?? NaN));
+    const metric = metricOf(store), value = metric && store.column(metric),
+      measured = runs.filter(run => Number.isFinite(value?.[run] ?? NaN));
     const total = measured.length ? deviation(measured.map(run => value[run])) ** 2 * (measured.length - 1) : 0;
     const share = name => {
       const members = new Map();
@@ -151,8 +164,10 @@
         members.get(key).push(value[run]);
       }
       if (!(total > 0) || members.size < 2) return -1;
-      const within = [...members.values()].reduce((sum, values) => sum + (values.length > 1 ? deviation(values) ** 2 * (values.length - 1) : 0), 0);
-      return (1 - within / total) - (members.size - 1) / Math.max(measured.length - 1, 1);  // as if all values were noise
+      const within = [...members.values()].reduce((sum, values) => sum
+        + (values.length > 1 ? deviation(values) ** 2 * (values.length - 1) : 0), 0);
+      const chance = (members.size - 1) / Math.max(measured.length - 1, 1);  // the share if all values were noise
+      return 1 - within / total - chance;
     };
     const shares = new Map(settingNames(store).map(name => [name, share(name)]));
     return [...shares.keys()].sort((a, b) => shares.get(b) - shares.get(a));
@@ -167,7 +182,8 @@
   // The text that points out a run: its name, values, and the parameters that vary
   function runLines(store, run) {
     const names = store.parameters.filter(name => store.column(name)[run] !== null).slice(0, 10);
-    return [gridiron.dom.shorten(store.runs.name[run], 60), ...names.map(name => `${name} = ${gridiron.dom.shorten(format(store.column(name)[run]), 40)}`)];
+    return [gridiron.dom.shorten(store.runs.name[run], 60),
+      ...names.map(name => `${name} = ${gridiron.dom.shorten(format(store.column(name)[run]), 40)}`)];
   }
 
   // Plain text for Bokeh, which reads other texts as formulas
@@ -185,7 +201,8 @@
     return el("label", {}, input, ` ${labelText}`);
   }
   function slider(labelText, value, {min, max, step}, change) {
-    const input = el("input", {type: "range", min, max, step, value, "aria-label": labelText, on: {input: () => change(Number(input.value))}});
+    const input = el("input", {type: "range", min, max, step, value, "aria-label": labelText,
+      on: {input: () => change(Number(input.value))}});
     return el("label", {}, `${labelText} `, input);
   }
 
@@ -208,8 +225,14 @@
   // Charts whose overlay is drawn in the next frame
   const overlays = new Set();
   function queueOverlay(chart) {
-    if (!overlays.size) requestAnimationFrame(() => { const charts = [...overlays]; overlays.clear(); for (const one of charts) if (!one.destroyed) one.drawOverlay(); });
+    if (!overlays.size) requestAnimationFrame(drawOverlays);
     overlays.add(chart);
+  }
+
+  function drawOverlays() {
+    const charts = [...overlays];
+    overlays.clear();
+    for (const chart of charts) if (!chart.destroyed) chart.drawOverlay();
   }
 
   // A promise that is fulfilled when all charts in view show the latest data, filter, selection and settings
@@ -222,12 +245,12 @@
 
   // ---- a chart
 
-  // A subclass has build() -> {x, y: axes, glyphs, …}, draw overlays by emphasize(context), and finds runs by near(x, y)
-  // and within(box). Events of the store mark it stale; it redraws when it is in view.
+  // A subclass has build() -> {x, y: axes, glyphs, …}, emphasize() for the overlay, and near() and within(), which return
+  // what is pointed at and brushed. Events of the store mark it stale; it is redrawn when it is in view.
   class Chart {
     constructor(element, store, options = {}) {
       Object.assign(this, {element, store, options, stale: new Set(["data"]), inView: false, removers: []});
-      this.shown = new Promise(done => { this._isShown = done; });  // fulfilled when the chart has been drawn, or failed
+      this.shown = new Promise(done => { this._isShown = done; });  // fulfilled when the chart is drawn, or has failed
       this.controls = el("div", {class: "chart-controls"});
       this.plot = el("div", {class: "chart-plot", tabindex: "0", role: "img"});
       this.overlay = el("canvas", {class: "chart-overlay"});
@@ -238,7 +261,10 @@
       element.replaceChildren(this.controls, this.stage, this.legend, this.caption);
       for (const event of ["data", "filter", "settings", "theme", "selection"])
         this.removers.push(store.on(event, detail => this.invalidate(event, detail)));
-      this.watcher = new IntersectionObserver(entries => { this.inView = entries.at(-1).isIntersecting; this.schedule(); }, {rootMargin: "20px"});
+      this.watcher = new IntersectionObserver(entries => {
+        this.inView = entries.at(-1).isIntersecting;
+        this.schedule();
+      }, {rootMargin: "20px"});
       this.watcher.observe(element);
       this.resizes = new ResizeObserver(() => this.scheduleOverlay());
       this.resizes.observe(this.plot);
@@ -270,7 +296,8 @@
     _fail(error) {
       this._isShown();
       this.view = null;
-      this.plot.replaceChildren(el("p", {class: "chart-empty"}, error instanceof Empty ? error.message : `not drawn: ${error.message}`));
+      this.plot.replaceChildren(el("p", {class: "chart-empty"}, error instanceof Empty ? error.message
+        : `not drawn: ${error.message}`));
       this.legend.replaceChildren();
       this.legendShown = null;
       this.caption.textContent = "";
@@ -292,14 +319,16 @@
       this.hovered = null;
       this.showTip(null);
       const plan = this.build(events);
-      if (!this.controls.contains(document.activeElement) && [...events].some(event => event !== "filter")) this.controls.replaceChildren(...(plan.controls ?? []));
+      if (!this.controls.contains(document.activeElement)
+        && [...events].some(event => event !== "filter")) this.controls.replaceChildren(...(plan.controls ?? []));
       const shape = JSON.stringify([plan.x, plan.y].map(axis => [axis.log, Boolean(axis.ticks)]));
       if (!this.figure || shape !== this.shape || events.has("theme")) this._create(plan);
       else this._refill(plan, events);
       this.shape = shape;
       this._legend(plan.groups);
       this.caption.textContent = plan.caption ?? "";
-      this.plot.setAttribute("aria-label", `${plan.title}. ${plan.caption ?? ""} Arrow keys move, plus and minus zoom, 0 resets, brackets step through runs, Enter selects, o opens the run, Escape clears.`);
+      this.plot.setAttribute("aria-label",
+        `${plan.title}. ${plan.caption ?? ""} ${KEYS}`);
     }
 
     _range(axis) { return new Bokeh.Range1d({start: axis.start, end: axis.end}); }
@@ -307,17 +336,23 @@
     _create(plan) {
       const {ink, soft, line, back} = palette, style = getComputedStyle(this.element);
       const height = parseInt(style.getPropertyValue("--chart-height"), 10) || plan.height || 340;
-      const figure = Bokeh.Plotting.figure({height, sizing_mode: "stretch_width", min_width: 220, x_range: this._range(plan.x), y_range: this._range(plan.y),
-        x_axis_type: plan.x.log ? "log" : "linear", y_axis_type: plan.y.log ? "log" : "linear", tools: "", toolbar_location: "above",
-        background_fill_color: back, border_fill_color: back, outline_line_color: line, output_backend: "canvas", min_border_right: 12});
+      const figure = Bokeh.Plotting.figure({height, sizing_mode: "stretch_width", min_width: 220,
+        x_range: this._range(plan.x), y_range: this._range(plan.y),
+        x_axis_type: plan.x.log ? "log" : "linear", y_axis_type: plan.y.log ? "log" : "linear", tools: "",
+          toolbar_location: "above",
+        background_fill_color: back, border_fill_color: back, outline_line_color: line, output_backend: "canvas",
+          min_border_right: 12});
       this._tools(figure);
       for (const [axis, spec] of [[figure.xaxis, plan.x], [figure.yaxis, plan.y]]) axis.each(one => {
-        Object.assign(one, {axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: soft, major_tick_line_color: soft,
-          minor_tick_line_color: null, axis_label_text_font_style: "normal", axis_label_text_font_size: "12px", major_label_text_font_size: "11px",
+        Object.assign(one, {axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: soft,
+          major_tick_line_color: soft,
+          minor_tick_line_color: null, axis_label_text_font_style: "normal", axis_label_text_font_size: "12px",
+            major_label_text_font_size: "11px",
           visible: !spec.hidden});
         labelAxis(one, spec);
       });
-      for (const grid of [figure.xgrid, figure.ygrid]) grid.each(one => { one.grid_line_color = line; one.grid_line_alpha = 0.6; });
+      for (const grid of [figure.xgrid, figure.ygrid]) grid.each(one =>
+        { one.grid_line_color = line; one.grid_line_alpha = 0.6; });
       this.sources = plan.glyphs.map(glyph => {
         const source = new Bokeh.ColumnDataSource({data: glyph.data});
         const fields = Object.fromEntries(Object.keys(glyph.data).map(name => [name, {field: name}]));
@@ -341,7 +376,8 @@
     _tools(figure) {
       const box = this.selects ? new Bokeh.BoxSelectTool({renderers: []}) : null, zoom = new Bokeh.BoxZoomTool();
       const lasso = this.selects === "points" ? [new Bokeh.LassoSelectTool({renderers: [], continuous: false})] : [];
-      figure.add_tools(...(box ? [box] : []), ...lasso, zoom, new Bokeh.PanTool(), new Bokeh.WheelZoomTool({modifiers: {ctrl: true}}), new Bokeh.ResetTool(), new Bokeh.SaveTool());
+      figure.add_tools(...(box ? [box] : []), ...lasso, zoom, new Bokeh.PanTool(),
+        new Bokeh.WheelZoomTool({modifiers: {ctrl: true}}), new Bokeh.ResetTool(), new Bokeh.SaveTool());
       figure.toolbar.logo = null;
       figure.toolbar.active_drag = box ?? zoom;
       figure.toolbar.active_scroll = figure.toolbar.tools.find(tool => tool instanceof Bokeh.WheelZoomTool);
@@ -357,7 +393,8 @@
       this.figure.yaxis.each(one => labelAxis(one, plan.y));
       const live = [...events].every(event => event === "data" || event === "selection");
       for (const [name, range] of [["x", this.figure.x_range], ["y", this.figure.y_range]]) {
-        const next = {start: plan[name].start, end: plan[name].end}, zoomed = range.start !== this.auto[name].start || range.end !== this.auto[name].end;
+        const next = {start: plan[name].start, end: plan[name].end}, zoomed = range.start !== this.auto[name].start
+          || range.end !== this.auto[name].end;
         range.setv({reset_start: next.start, reset_end: next.end, ...(live && zoomed ? {} : next)});
       }
       this.auto = {x: plan.x, y: plan.y};
@@ -365,7 +402,8 @@
 
     _legend(groups) {
       this.grouped = groups;
-      const shown = JSON.stringify([groups?.name, groups?.kind, groups?.low, groups?.high, groups?.log, groups?.entries?.map(entry => entry.label), isDark()]);
+      const shown = JSON.stringify([groups?.name, groups?.kind, groups?.low, groups?.high, groups?.log,
+        groups?.entries?.map(entry => entry.label), isDark()]);
       if (shown === this.legendShown) return;
       this.legendShown = shown;
       const items = [];
@@ -373,21 +411,28 @@
         items.push(el("b", {}, label(this.store, groups.name)));
         for (const [at, entry] of groups.entries.slice(0, MAX_LEGEND).entries())
           items.push(el("button", {type: "button", class: "chart-entry", title: "select these runs",
-            on: {click: event => this.store.select(this.grouped.entries[at].runs(), {add: event.shiftKey || event.ctrlKey || event.metaKey, source: "legend"})}}, this.swatch(entry), ` ${gridiron.dom.shorten(entry.label, 32)}`));
-        if (groups.entries.length > MAX_LEGEND) items.push(el("span", {}, `… ${groups.entries.length - MAX_LEGEND} more`));
+            on: {click: event => this.store.select(this.grouped.entries[at].runs(),
+              {add: event.shiftKey || event.ctrlKey || event.metaKey, source: "legend"})}}, this.swatch(entry),
+              ` ${gridiron.dom.shorten(entry.label, 32)}`));
+        if (groups.entries.length > MAX_LEGEND) items.push(el("span", {},
+          `… ${groups.entries.length - MAX_LEGEND} more`));
       } else if (groups?.kind === "numbers") {
         const bar = el("span", {class: "chart-bar", "aria-hidden": "true"});
-        bar.style.background = `linear-gradient(to right, ${[0, 0.2, 0.4, 0.6, 0.8, 1].map(palette.fraction).join(", ")})`;
+        const colors = [0, 0.2, 0.4, 0.6, 0.8, 1].map(palette.fraction);
+        bar.style.background = `linear-gradient(to right, ${colors.join(", ")})`;
         const middle = groups.log ? Math.sqrt(groups.low * groups.high) : (groups.low + groups.high) / 2;
-        items.push(el("b", {}, label(this.store, groups.name) + (groups.log ? " (log)" : "")), el("span", {class: "chart-scale"}, bar,
-          el("span", {class: "chart-scale-ends"}, ...[groups.low, middle, groups.high].map(value => el("span", {}, format(Number(value.toPrecision(3))))))));
+        items.push(el("b", {}, label(this.store, groups.name) + (groups.log ? " (log)" : "")),
+          el("span", {class: "chart-scale"}, bar,
+          el("span", {class: "chart-scale-ends"}, ...[groups.low, middle,
+            groups.high].map(value => el("span", {}, format(Number(value.toPrecision(3))))))));
       }
       this.legend.replaceChildren(...items);
     }
 
     // The sign of a group in the legend; lines by default
     swatch(entry) {
-      const canvas = el("canvas", {width: 52, height: 20, class: "chart-swatch", "aria-hidden": "true"}), context = canvas.getContext("2d");
+      const canvas = el("canvas", {width: 52, height: 20, class: "chart-swatch", "aria-hidden": "true"}),
+        context = canvas.getContext("2d");
       context.scale(2, 2);
       Object.assign(context, {strokeStyle: entry.color, fillStyle: entry.color, lineWidth: 2});
       this.sign(context, entry.index, 13, 5);
@@ -410,16 +455,19 @@
       const frame = this.view?.frame;
       if (!frame || !(frame.bbox.width > 0)) return null;
       const {left, top, width, height} = frame.bbox;
-      return {left, top, width, height, x: value => frame.x_scale.compute(value), y: value => frame.y_scale.compute(value),
+      return {left, top, width, height, x: value => frame.x_scale.compute(value),
+        y: value => frame.y_scale.compute(value),
         toX: pixel => frame.x_scale.invert(pixel), toY: pixel => frame.y_scale.invert(pixel)};
     }
 
     drawOverlay() {
-      const {clientWidth: width, clientHeight: height} = this.plot, ratio = window.devicePixelRatio || 1, frame = this.frame();
+      const {clientWidth: width, clientHeight: height} = this.plot, ratio = window.devicePixelRatio || 1,
+        frame = this.frame();
       const size = {width: Math.round(width * ratio), height: Math.round(height * ratio)};
       if (this.overlay.width !== size.width || this.overlay.height !== size.height) Object.assign(this.overlay, size);
       const context = this.overlay.getContext("2d");
-      const isPointing = this.hovered !== null && this.hovered !== undefined, isMarked = this.store.selected.size && !this.selectionHidden;
+      const isPointing = this.hovered !== null && this.hovered !== undefined, isMarked = this.store.selected.size
+        && !this.selectionHidden;
       const isEmpty = !frame || !(isPointing || isMarked || this.decorate);
       if (isEmpty && this.isBlank) return;
       this.isBlank = isEmpty;
@@ -444,8 +492,10 @@
     // ---- pointer and keyboard
 
     _listen() {
-      const listen = (target, event, listener) => { target.addEventListener(event, listener); this.removers.push(() => target.removeEventListener(event, listener)); };
-      const position = event => { const box = this.plot.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+      const listen = (target, event, listener) => { target.addEventListener(event, listener);
+        this.removers.push(() => target.removeEventListener(event, listener)); };
+      const position = event => { const box = this.plot.getBoundingClientRect();
+        return [event.clientX - box.left, event.clientY - box.top]; };
       listen(this.plot, "pointermove", event => { if (!event.buttons) this._point(...position(event)); });
       listen(this.plot, "pointerleave", () => this._hover(null));
       let pressed = null;
@@ -462,7 +512,8 @@
 
     _inFrame(x, y) {
       const frame = this.frame();
-      return frame && x >= frame.left && x <= frame.left + frame.width && y >= frame.top && y <= frame.top + frame.height;
+      return frame && x >= frame.left && x <= frame.left + frame.width && y >= frame.top && y <= frame.top
+        + frame.height;
     }
 
     // Open the page of the run that is pointed at
@@ -496,23 +547,29 @@
       if (!found) return;
       this.tip.replaceChildren(...found.lines.map((line, at) => el(at ? "div" : "b", {}, line)));
       const {clientWidth: width} = this.plot, right = found.x > width / 2;
-      Object.assign(this.tip.style, {top: `${Math.max(found.y - 10, 0)}px`, left: right ? "" : `${found.x + 14}px`, right: right ? `${width - found.x + 14}px` : ""});
+      Object.assign(this.tip.style, {top: `${Math.max(found.y - 10, 0)}px`, left: right ? "" : `${found.x + 14}px`,
+        right: right ? `${width - found.x + 14}px` : ""});
     }
 
     // Points within a shape that was drawn with the pointer
     _brushed(geometry, modifiers, mode) {
       const inside = geometry.type === "poly" ? inPolygon(geometry) : inBox(geometry), frame = this.frame();
       if (!frame || !this.within) return;
-      this.store.select(this.within(inside, geometry, frame), {add: mode === "append" || Boolean(modifiers.shift || modifiers.ctrl), source: this.kind});
+      this.store.select(this.within(inside, geometry, frame),
+        {add: mode === "append" || Boolean(modifiers.shift || modifiers.ctrl), source: this.kind});
     }
 
     _key(event) {
       if (!this.figure || event.altKey || event.ctrlKey || event.metaKey) return;
-      const {x_range: x, y_range: y} = this.figure, [stepX, stepY] = [[x, this.auto.x.log], [y, this.auto.y.log]].map(([range, log]) => (share, zoom) => shift(range, log, share, zoom));
-      const moves = {ArrowLeft: () => stepX(-0.1, 1), ArrowRight: () => stepX(0.1, 1), ArrowUp: () => stepY(0.1, 1), ArrowDown: () => stepY(-0.1, 1),
+      const {x_range: x, y_range: y} = this.figure, [stepX, stepY] = [[x, this.auto.x.log],
+        [y, this.auto.y.log]].map(([range, log]) => (share, zoom) => shift(range, log, share, zoom));
+      const moves = {ArrowLeft: () => stepX(-0.1, 1), ArrowRight: () => stepX(0.1, 1), ArrowUp: () => stepY(0.1, 1),
+        ArrowDown: () => stepY(-0.1, 1),
         "+": () => { stepX(0, 0.8); stepY(0, 0.8); }, "-": () => { stepX(0, 1.25); stepY(0, 1.25); },
-        0: () => { x.setv({start: this.auto.x.start, end: this.auto.x.end}); y.setv({start: this.auto.y.start, end: this.auto.y.end}); },
-        Escape: () => { this._hover(null); this.store.select([], {source: this.kind}); }, "]": () => this._step(1), "[": () => this._step(-1), o: () => this._open(),
+        0: () => { x.setv({start: this.auto.x.start, end: this.auto.x.end});
+          y.setv({start: this.auto.y.start, end: this.auto.y.end}); },
+        Escape: () => { this._hover(null); this.store.select([], {source: this.kind}); }, "]": () => this._step(1),
+          "[": () => this._step(-1), o: () => this._open(),
         Enter: () => this._choose(event), " ": () => this._choose(event)};
       if (!Object.hasOwn(moves, event.key)) return;
       event.preventDefault();
@@ -524,7 +581,8 @@
     _step(by) {
       const items = this.items?.() ?? [], frame = this.frame();
       if (!items.length || !frame) return;
-      const at = items.indexOf(this.hovered), next = items[(at < 0 ? (by > 0 ? 0 : items.length - 1) : at + by + items.length) % items.length];
+      const at = items.indexOf(this.hovered), next = items[(at < 0 ? (by > 0 ? 0 : items.length - 1) : at + by
+        + items.length) % items.length];
       this._hover(next, this.describe(next, frame));
     }
 
@@ -560,7 +618,8 @@
     range.setv({start: from(middle - half), end: from(middle + half)});
   }
 
-  const inBox = ({x0, x1, y0, y1}) => (x, y) => x >= Math.min(x0, x1) && x <= Math.max(x0, x1) && y >= Math.min(y0, y1) && y <= Math.max(y0, y1);
+  const inBox = ({x0, x1, y0, y1}) => (x, y) => x >= Math.min(x0, x1) && x <= Math.max(x0, x1) && y >= Math.min(y0, y1)
+    && y <= Math.max(y0, y1);
   const inPolygon = ({x: xs, y: ys}) => (x, y) => {
     let inside = false;
     for (let i = 0, j = xs.length - 1; i < xs.length; j = i++)
@@ -577,6 +636,7 @@
     return chart;
   }
 
-  const parts = {mean, deviation, extent, isLogScale, range, groups, settings, settingNames, byInfluence, keyOf, countValues, metricOf, metricOptions, metricNote, label, runLines, select, check, slider, NEAR};
+  const parts = {mean, deviation, extent, isLogScale, range, groups, settings, settingNames, byInfluence, keyOf,
+    countValues, metricOf, metricOptions, metricNote, label, runLines, select, check, slider, NEAR};
   gridiron.charts = {mount, idle, kinds, palette, defaults, Chart, Empty, parts};
 })(window.gridiron);

@@ -17,10 +17,13 @@
     else if (name === "triangle") path([[0, -1.1], [1, 0.8], [-1, 0.8], [0, -1.1]]);
     else if (name === "inverted_triangle") path([[0, 1.1], [1, -0.8], [-1, -0.8], [0, 1.1]]);
     else if (name === "diamond") path([[0, -1.2], [0.9, 0], [0, 1.2], [-0.9, 0], [0, -1.2]]);
-    else if (name === "star") path([...Array(11).keys()].map(k => [Math.sin(k * Math.PI / 5) * (k % 2 ? 0.45 : 1.1), -Math.cos(k * Math.PI / 5) * (k % 2 ? 0.45 : 1.1)]));
+    else if (name === "star") path([...Array(11).keys()].map(k =>
+      [Math.sin(k * Math.PI / 5) * (k % 2 ? 0.45 : 1.1), -Math.cos(k * Math.PI / 5) * (k % 2 ? 0.45 : 1.1)]));
     if (name === "plus" || name === "x") {
       const d = name === "x" ? 0.8 : 1;
-      for (const [a, b] of name === "x" ? [[[-d, -d], [d, d]], [[-d, d], [d, -d]]] : [[[-d, 0], [d, 0]], [[0, -d], [0, d]]]) { context.moveTo(x + r * a[0], y + r * a[1]); context.lineTo(x + r * b[0], y + r * b[1]); }
+      for (const [a, b] of name === "x" ? [[[-d, -d], [d, d]], [[-d, d], [d, -d]]]
+        : [[[-d, 0], [d, 0]], [[0, -d], [0, d]]]) { context.moveTo(x + r * a[0], y + r * a[1]);
+        context.lineTo(x + r * b[0], y + r * b[1]); }
       context.stroke();
     } else context.fill();
   }
@@ -29,12 +32,16 @@
   function columnAxis(store, name, runs, log) {
     const column = store.column(name);
     if (store.isNumeric(name)) {
-      const [low, high] = parts.extent(runs.map(run => column[run])), isLog = (log ? log === "yes" : parts.isLogScale(store, name, low, high)) && high > 0;
-      return {numeric: true, log: isLog, of: run => column[run] === null || (isLog && column[run] <= 0) ? NaN : column[run], ticks: null, missing: 0};
+      const [low, high] = parts.extent(runs.map(run => column[run])),
+        isLog = (log ? log === "yes" : parts.isLogScale(store, name, low, high)) && high > 0;
+      return {numeric: true, log: isLog, of: run => column[run] === null || (isLog && column[run] <= 0) ? NaN
+        : column[run], ticks: null, missing: 0};
     }
-    const sizes = parts.countValues(column, runs), kept = [...sizes.keys()].sort((a, b) => sizes.get(b) - sizes.get(a)).slice(0, MAX_STRIPS).sort(gridiron.dom.comparer(false));
+    const sizes = parts.countValues(column, runs), kept = [...sizes.keys()].sort((a, b) =>
+      sizes.get(b) - sizes.get(a)).slice(0, MAX_STRIPS).sort(gridiron.dom.comparer(false));
     const position = new Map(kept.map((value, at) => [value, at]));
-    return {numeric: false, log: false, levels: kept.map(format), of: run => position.get(parts.keyOf(column[run])) ?? NaN, missing: sizes.size - kept.length};
+    return {numeric: false, log: false, levels: kept.map(format), of: run => position.get(parts.keyOf(column[run]))
+      ?? NaN, missing: sizes.size - kept.length};
   }
 
   class Points extends Chart {
@@ -53,43 +60,60 @@
       const value = store.column(metric), visible = this.visible(), axis = columnAxis(store, xName, visible, pointlogx);
       const ofY = run => value[run] === null || (logy && value[run] <= 0) ? NaN : value[run];
       this.runs = visible.filter(run => Number.isFinite(axis.of(run)) && Number.isFinite(ofY(run)));
-      if (!this.runs.length) throw new Empty(store.visibleCount ? `No run that passes the filter has both ${parts.label(store, xName)} and ${parts.label(store, metric)}.` : "No run passes the filter.");
+      if (!this.runs.length) throw new Empty(store.visibleCount
+        ? `No run that passes the filter has both ${parts.label(store, xName)} and ${parts.label(store, metric)}.`
+        : "No run passes the filter.");
       const groups = parts.groups(store, store.settings.group, this.runs);
       this.px = Float64Array.from(this.runs, run => axis.of(run) + (axis.numeric ? 0 : 0.5 * jitter(run)));
       this.py = Float64Array.from(this.runs, ofY);
       this.groups = groups;
       this.position = new Map(this.runs.map((run, at) => [run, at]));
       const y = parts.range(this.py, logy), means = this._means(axis, value);
-      const x = axis.numeric ? {...parts.range(this.px, axis.log), outside: 0} : {start: -0.5, end: axis.levels.length - 0.5,
-        ticks: axis.levels.map((level, at) => [at, gridiron.dom.shorten(level, 18)]), rotated: axis.levels.reduce((sum, level) => sum + Math.min(level.length, 18), 0) > this.element.clientWidth / 9};
+      const x = axis.numeric ? {...parts.range(this.px, axis.log), outside: 0}
+        : {start: -0.5, end: axis.levels.length - 0.5,
+        ticks: axis.levels.map((level, at) => [at, gridiron.dom.shorten(level, 18)]),
+          rotated: axis.levels.reduce((sum, level) => sum + Math.min(level.length, 18),
+          0) > this.element.clientWidth / 9};
       const lost = visible.length - this.runs.length;
-      const notes = [count(this.runs.length, "run"), means.x.length ? "bars: means of the runs that count" : "", y.outside ? `${count(y.outside, "value")} outside the view` : "",
-        lost ? `${count(lost, "run")} without a value` : "", axis.missing ? `${count(axis.missing, "rarer value")} of ${xName} left out` : "", parts.metricNote(store)];
-      return {title: `${parts.label(store, metric)} against ${parts.label(store, xName)}`, groups, caption: `${notes.filter(Boolean).join("; ")}.`, controls: this._controls(xName, axis),
-        x: {...x, log: axis.log, label: parts.label(store, xName)}, y: {...y, log: logy, label: parts.label(store, metric)}, glyphs: [
-          {kind: "scatter", style: this._style(), data: {x: this.px, y: this.py, fill_color: this.runs.map(groups.color),
-            line_color: this.runs.map(groups.color), marker: this.runs.map(run => groups.kind === "levels" ? palette.marker(groups.index(run)) : "circle")}},
+      const notes = [count(this.runs.length, "run"), means.x.length ? "bars: means of the runs that count" : "",
+        y.outside ? `${count(y.outside, "value")} outside the view` : "",
+        lost ? `${count(lost, "run")} without a value` : "", axis.missing
+          ? `${count(axis.missing, "rarer value")} of ${xName} left out` : "", parts.metricNote(store)];
+      return {title: `${parts.label(store, metric)} against ${parts.label(store, xName)}`, groups,
+        caption: `${notes.filter(Boolean).join("; ")}.`, controls: this._controls(xName, axis),
+        x: {...x, log: axis.log, label: parts.label(store, xName)},
+          y: {...y, log: logy, label: parts.label(store, metric)}, glyphs: [
+          {kind: "scatter", style: this._style(), data: {x: this.px, y: this.py,
+            fill_color: this.runs.map(groups.color),
+            line_color: this.runs.map(groups.color), marker: this.runs.map(run => groups.kind === "levels"
+              ? palette.marker(groups.index(run)) : "circle")}},
           {kind: "scatter", style: {marker: "dash", line_color: palette.ink, line_width: 3, size: 26}, data: means}]};
     }
 
     // Many points are smaller; their outlines would take half of the time to draw
     _style() {
       const many = this.runs.length > 1000;
-      return {size: this.runs.length > 3000 ? 4 : many ? 5 : 6, fill_alpha: 0.55, line_alpha: many && this.groups.kind !== "levels" ? 0 : 0.8, line_width: 1};
+      return {size: this.runs.length > 3000 ? 4 : many ? 5 : 6, fill_alpha: 0.55, line_alpha: many
+        && this.groups.kind !== "levels" ? 0 : 0.8, line_width: 1};
     }
 
     _means(axis, value) {
       const members = new Map();
-      for (const run of gridiron.counted(this.store, this.runs)) { const x = axis.of(run); if (!members.has(x)) members.set(x, []); members.get(x).push(value[run]); }
+      for (const run of gridiron.counted(this.store, this.runs)) { const x = axis.of(run);
+        if (!members.has(x)) members.set(x, []); members.get(x).push(value[run]); }
       if (axis.numeric && (members.size > MAX_MEANS || members.size === this.runs.length)) return {x: [], y: []};
       return {x: [...members.keys()], y: [...members.values()].map(parts.mean)};
     }
 
     _controls(xName, axis) {
-      const {store} = this, set = name => value => store.set({[name]: value}), same = names => names.map(name => [name, parts.label(store, name)]);
-      return [parts.select("x", same([...store.parameters, ...store.metrics]), xName, set("x")), parts.select("y", parts.metricOptions(store, store.metrics), store.settings.metric, set("metric")),
-        parts.select("color", [["", "automatic"], ["none", "none"], ...same([...store.parameters, "state", ...store.metrics])], store.settings.group, set("group")),
-        ...(axis.numeric ? [parts.check("log x", axis.log, on => store.set({pointlogx: on ? "yes" : "no"}))] : []), parts.check("log y", store.settings.logy, set("logy"))];
+      const {store} = this, set = name => value => store.set({[name]: value}),
+        same = names => names.map(name => [name, parts.label(store, name)]);
+      return [parts.select("x", same([...store.parameters, ...store.metrics]), xName, set("x")),
+        parts.select("y", parts.metricOptions(store, store.metrics), store.settings.metric, set("metric")),
+        parts.select("color", [["", "automatic"], ["none", "none"],
+          ...same([...store.parameters, "state", ...store.metrics])], store.settings.group, set("group")),
+        ...(axis.numeric ? [parts.check("log x", axis.log, on => store.set({pointlogx: on ? "yes" : "no"}))] : []),
+          parts.check("log y", store.settings.logy, set("logy"))];
     }
 
     sign(context, index, x, y) { mark(context, palette.marker(index), x, y, 4); }
@@ -100,8 +124,10 @@
         if (at === undefined) continue;
         Object.assign(context, {fillStyle: this.groups.color(run), strokeStyle: this.groups.color(run), lineWidth: 2});
         const [x, y] = [frame.x(this.px[at]), frame.y(this.py[at])];
-        mark(context, this.groups.kind === "levels" ? palette.marker(this.groups.index(run)) : "circle", x, y, hovered ? 6 : 3.5);
-        if (hovered) { context.strokeStyle = palette.ink; context.beginPath(); context.arc(x, y, 8, 0, 7); context.stroke(); }
+        mark(context, this.groups.kind === "levels" ? palette.marker(this.groups.index(run)) : "circle", x, y, hovered
+          ? 6 : 3.5);
+        if (hovered) { context.strokeStyle = palette.ink; context.beginPath(); context.arc(x, y, 8, 0, 7);
+          context.stroke(); }
       }
     }
 
@@ -118,7 +144,9 @@
 
     describe(run, frame) {
       const at = this.position.get(run), [name, ...rest] = parts.runLines(this.store, run);
-      return {item: run, x: frame.x(this.px[at]), y: frame.y(this.py[at]), lines: [name, `${parts.label(this.store, parts.metricOf(this.store))}: ${format(this.py[at])}`, ...rest, this.store.runs.state[run].replaceAll("_", " ")]};
+      return {item: run, x: frame.x(this.px[at]), y: frame.y(this.py[at]),
+        lines: [name, `${parts.label(this.store, parts.metricOf(this.store))}: ${format(this.py[at])}`, ...rest,
+        this.store.runs.state[run].replaceAll("_", " ")]};
     }
 
     within(inside) { return this.runs.filter((_, at) => inside(this.px[at], this.py[at])); }
