@@ -17,11 +17,12 @@ demo: $(ENVIRONMENT) ## run jobs/digits-quickstart.yaml without Slurm and write 
 	@batch=$$(ls -d results/demo/*-digits-quickstart | tail -n 1); \
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
 
-pictures: $(ENVIRONMENT) ## redraw the plots of docs/gallery.md: trains 144 runs on digits, a few minutes
+pictures: $(ENVIRONMENT) ## redraw the pictures of docs/gallery.md: trains 144 runs on digits, a few minutes
 	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes --output-dir results/pictures \
 		--set 'momentum=[0.5, 0.9]' --set 'seed_training=range(3)' --set 'metrics=[[confusion_matrix]]' \
 		--set system_metrics=0.03
 	@$(RUN) -m docs.pictures.draw "$$(ls -d results/pictures/*-digits-quickstart | tail -n 1)"
+	@$(RUN) -m docs.pictures.page "$$(ls -d results/pictures/*-digits-quickstart | tail -n 1)"
 
 session: $(ENVIRONMENT) ## record the terminal session of the README on the cluster of `make cluster`, which stays up
 	@eval "$$(tests/cluster/up.sh)" && $(RUN) -m docs.pictures.session

@@ -1,6 +1,4 @@
 """The picture of the README: a real session on the Slurm of `make cluster`, recorded by `make session`.
-
-session.svg is the terminal, report.png the page that its last command writes.
 """
 from __future__ import annotations
 
@@ -20,14 +18,12 @@ import termios
 import time
 from pathlib import Path
 
-from docs.pictures.draw import with_palette
 from docs.pictures.terminal import PROMPT, Event, Frame, Screen, frames, sample, svg
 from src.errors import UserError, exits_on_user_error
 from src.io import files
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SESSION, _REPORT = Path(__file__).with_name("session.svg"), Path(__file__).with_name("report.png")
-_PAGE = (1000, 1400)  # pixels of the report that are shown: to the end of its first plot
+_SESSION = Path(__file__).with_name("session.svg")
 _COLUMNS, _LINES = 114, 26
 _TITLE = "A terminal: a job spec, its dry run, its submission to Slurm, a live table of the runs, and the report"
 _READY = "\x1e"  # printed before each prompt, and not shown
@@ -127,22 +123,11 @@ def record(folder: Path) -> list[Frame]:
     return session
 
 
-def picture_of(page: Path) -> bytes:
-    """Return the top of an HTML page as a PNG, rendered by Chromium."""
-    picture = page.with_suffix(".png")
-    subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-                    f"--window-size={_PAGE[0]},{_PAGE[1]}", f"--screenshot={picture}", page.as_uri()],
-                   check=True, capture_output=True)
-    return with_palette(str(picture), 48)
-
-
 @exits_on_user_error
 def main() -> None:
-    """Record the session and write docs/pictures/session.svg and report.png."""
+    """Record the session and write docs/pictures/session.svg."""
     if not shutil.which("sbatch") or subprocess.run(["sinfo"], check=False, capture_output=True).returncode:
         raise UserError("no Slurm answers here", hint="`make session` starts the one of `make cluster`")
-    if not shutil.which("chromium"):
-        raise UserError("chromium is required for the picture of the report")
     folder = Path(tempfile.gettempdir(), "gridiron")
     try:
         folder.mkdir()
@@ -154,14 +139,11 @@ def main() -> None:
         (folder / ".venv").symlink_to(_ROOT / ".venv")
         (folder / "digits.yaml").write_text(job_spec(), "utf-8")
         session = record(folder)
-        report, = folder.glob("results/*/report.html")
-        files.write_atomic(_REPORT, picture_of(report), sync=False)
     finally:
         shutil.rmtree(folder)
     still = max(index for index, frame in enumerate(session) if any("running" in row for row in frame.rows))
     files.write_atomic(_SESSION, svg(session, _COLUMNS, _LINES, still, _TITLE), sync=False)
-    for path in (_SESSION, _REPORT):
-        print(path.relative_to(_ROOT))
+    print(_SESSION.relative_to(_ROOT))
 
 
 if __name__ == "__main__":

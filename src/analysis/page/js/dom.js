@@ -4,7 +4,8 @@
 window.gridiron = {};
 (gridiron => {
   // controls, invisible characters, characters that change the direction of text, surrogates that stand alone
-  const INERT = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]/gu;
+  const INERT = new RegExp("[\\0-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u00ad\\u061c\\u180e\\u200b-\\u200f\\u2028-\\u202e"
+    + "\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\ud800-\\udfff]", "gu");
   const clean = value => String(value).replace(INERT, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
   // An element. options: attributes; `on`: listeners by event; `data`: data-* attributes. children: texts, elements, null
@@ -21,6 +22,10 @@ window.gridiron = {};
       .map(child => child instanceof Node ? child : clean(child)));
     return element;
   }
+
+  const note = text => el("p", {class: "note"}, text);
+
+  const card = (title, ...content) => el("section", {class: "card"}, el("h2", {}, title), ...content);
 
   const replace = (element, ...children) => { element.replaceChildren(...el("div", {}, ...children).childNodes); };
 
@@ -42,7 +47,8 @@ window.gridiron = {};
     if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
     const [days, hours, minutes] = [seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60].map(Math.floor);
     if (days) return `${days} d ${hours} h`;
-    return hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Number(seconds.toPrecision(2))} s`;
+    if (hours) return `${hours} h ${minutes} min`;
+    return minutes ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Number(seconds.toPrecision(2))} s`;
   }
 
   const time = seconds => new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ");
@@ -51,10 +57,10 @@ window.gridiron = {};
   const shorten = (text, most) => text.length <= most ? text : `${text.slice(0, most >> 1)}…${text.slice(-((most >> 1) - 1))}`;
 
   // A state is shown by a sign and a word, never by its color alone
-  const SIGNS = {__proto__: null, done: "✓", completed: "✓", early_stopped: "✓", running: "►", pending: "◷", submitted: "◷", new: "○", paused: "‖",
-    cancelled: "⊘", preempted: "↻", unknown: "?", deleted: "–", "not ended": "…"};
-  const KINDS = {__proto__: null, done: "good", completed: "good", early_stopped: "good", running: "active", pending: "waiting", submitted: "waiting",
-    new: "waiting", paused: "waiting", unknown: "waiting", deleted: "waiting", "not ended": "waiting"};
+  const SIGNS = {__proto__: null, done: "✓", completed: "✓", early_stopped: "✓", running: "►", pending: "◷", submitted: "◷",
+    new: "○", paused: "‖", cancelled: "⊘", preempted: "↻", unknown: "?", deleted: "–", "not ended": "…"};
+  const KINDS = {__proto__: null, done: "good", completed: "good", early_stopped: "good", running: "active", pending: "waiting",
+    submitted: "waiting", new: "waiting", paused: "waiting", unknown: "waiting", deleted: "waiting", "not ended": "waiting"};
   const stateLabel = (state, tag = "span") => el(tag, {class: `state ${KINDS[state] ?? "bad"}`},
     el("span", {class: "sign", "aria-hidden": "true"}, SIGNS[state] ?? "✕"), ` ${state.replaceAll("_", " ")}`);
   const isBad = state => !(state in KINDS);
@@ -88,6 +94,9 @@ window.gridiron = {};
     return button;
   }
 
+  // An argument of a shell command
+  const quote = text => /^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+
   const command = text => el("div", {class: "command"}, el("code", {tabindex: "0"}, text), copyButton(text));
 
   // Texts before numbers in neither case: numbers, then texts in natural order, missing values last either way
@@ -115,10 +124,10 @@ window.gridiron = {};
       show([...rows].sort((a, b) => compare(a[at], b[at])));
     }
     show(rows);
-    return [notes.map(note => el("p", {class: "note"}, note)), el("div", {class: "wide", tabindex: "0", role: "region",
+    return [notes.map(note), el("div", {class: "wide", tabindex: "0", role: "region",
       "aria-label": options.label}, el("table", {}, el("thead", {}, el("tr", {}, heads)), body))];
   }
 
   gridiron.dom = {clean, el, replace, number, format, count, duration, time, toClipboard, copyButton, command, comparer,
-    table, shorten, stateLabel, isBad};
+    table, shorten, note, card, quote, stateLabel, isBad};
 })(window.gridiron);

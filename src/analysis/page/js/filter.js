@@ -3,7 +3,8 @@
 //   base_lr>0.1   optim_alg=sgd|adam   state!=failed   averaging=none   lenet   "two words"   !text
 (gridiron => {
   const TERM = /\s*(!?)(?:"([^"]*)("?)|([^\s"=<>!~]+)(!=|<=|>=|=|<|>|~)(?:"([^"]*)("?)|(\S*))|(\S+))/gy;
-  const {format} = gridiron.dom;
+  const {format, comparer} = gridiron.dom;
+  const VALUES = 8;  // listed when none of them is meant
 
   class FilterError extends Error {}
 
@@ -47,7 +48,8 @@
     if (ending.length) throw new FilterError(`${name} may be ${listed(ending)}: type one of them`);
     const near = names.filter(other => distance(other.toLowerCase(), name.toLowerCase()) <= Math.max(1, name.length / 3)
       || other.includes(name));
-    throw new FilterError(`no column ${name}${near.length ? `: did you mean ${listed(near, 3)}?` : `; columns: ${listed(names)}`} (put a text to search for in quotes)`);
+    const meant = near.length ? `: did you mean ${listed(near, 3)}?` : `; columns: ${listed(names)}`;
+    throw new FilterError(`no column ${name}${meant} (put a text to search for in quotes)`);
   }
 
   const COMPARE = {"<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b};
@@ -58,7 +60,8 @@
     if (value === "" && !quoted) throw new FilterError(`${term.source} needs a value, as ${name}${operator}${example(column)}`);
     if (operator === "~") return run => format(column[run]).toLowerCase().includes(value.toLowerCase());
     if (COMPARE[operator]) {
-      if (!store.isNumeric(name)) throw new FilterError(`${name} is not a number: use ${name}=${example(column)}, or ${name}~text for a part of it`);
+      if (!store.isNumeric(name))
+        throw new FilterError(`${name} is not a number: use ${name}=${example(column)}, or ${name}~text for a part of it`);
       if (value.trim() === "" || !Number.isFinite(Number(value))) throw new FilterError(`${term.source}: ${value} is not a number`);
       return run => typeof column[run] === "number" && COMPARE[operator](column[run], Number(value));
     }
@@ -93,7 +96,8 @@
     for (const term of parse(text)) {
       if (term.column === undefined || term.operator !== "=") continue;
       const name = resolve(term.column, store), column = store.column(name), one = compile(term.source, store);
-      if (!column.some((_, run) => one.test(run))) return `no run has ${term.source}; ${name} is ${listed([...new Set(column.map(format))].sort(gridiron.dom.comparer(false)), 8)}`;
+      if (column.some((_, run) => one.test(run))) continue;
+      return `no run has ${term.source}; ${name} is ${listed([...new Set(column.map(format))].sort(comparer(false)), VALUES)}`;
     }
     return null;
   }

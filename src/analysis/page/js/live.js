@@ -1,7 +1,7 @@
 "use strict";
 // The server of a live page: the document, what changes in it, details of a run, notes.
 (gridiron => {
-  const PAUSE = 1000;  // milliseconds before another try after an error
+  const PAUSE = 1000, LONGEST_PAUSE = 30_000;  // milliseconds before another try after an error
 
   async function request(path, options = {}) {
     const answer = await fetch(path, {credentials: "same-origin", ...options});
@@ -10,22 +10,25 @@
     return content;
   }
 
-  // Follow the changes. said: called with "live", or with why the page is behind
-  async function follow(store, said) {
+  async function takeChange(store) {
+    const change = await request(`changes?since=${encodeURIComponent(store.document.version)}`);
+    if (change.reload) return store.apply({document: await request("document")});
+    if (change.runs || change.curves || change.batches || change.together) store.apply(change);
+    store.document.version = change.version;
+  }
+
+  // Follow the changes. say: called with whether the page is up to date
+  async function follow(store, say) {
+    say("● live");
     for (let pause = PAUSE; ;) {
       try {
-        const change = await request(`changes?since=${encodeURIComponent(store.document.version)}`);
-        if (change.reload) store.apply({document: await request("document")});
-        else {
-          if (change.runs || change.curves || change.batches) store.apply(change);
-          store.document.version = change.version;
-        }
-        said("live");
+        await takeChange(store);
+        say("● live");
         pause = PAUSE;
       } catch (error) {
-        said(`not connected: ${error.message}; trying again`);
+        say(`not connected: ${error.message}; trying again`);
         await new Promise(resume => setTimeout(resume, pause));
-        pause = Math.min(2 * pause, 30 * PAUSE);
+        pause = Math.min(2 * pause, LONGEST_PAUSE);
       }
     }
   }
@@ -33,11 +36,12 @@
   const note = (batch, text) => request("note", {method: "POST", body: JSON.stringify({batch, text}),
     headers: {"Content-Type": "application/json", "X-Gridiron": "1"}});
 
-  async function start(store, said) {
+  // Load the document, and return a function that follows its changes
+  async function start(store, say) {
     store.fetchDetails = key => request(`run?key=${encodeURIComponent(key)}`);
     store.fetchCurves = metric => request(`curves?metric=${encodeURIComponent(metric)}`);
     store.load(await request("document"));
-    return () => follow(store, said);
+    return () => follow(store, say);
   }
 
   gridiron.live = {start, note};

@@ -146,8 +146,16 @@
       return {epoch: grid.epoch.subarray(first, end), value: this._values.get(metric).subarray(first, end)};
     }
 
-    series(packed) {
-      return {x: decode.double(packed.x), value: decode.float(packed.value)};
+    // The points of a series of the details, or of `epochSeries`
+    series({x, value}) {
+      return typeof x === "string" ? {x: decode.double(x), value: decode.float(value)} : {x, value};
+    }
+
+    // The curves of a run as a series of details
+    epochSeries(run) {
+      const curves = this.document.curves.metrics.map(metric => [metric, this.curve(metric, run)]).filter(([, {epoch}]) => epoch.length);
+      return {x: "epoch", columns: curves.map(([metric]) => metric),
+        of: Object.fromEntries(curves.map(([metric, {epoch, value}]) => [metric, {x: Float64Array.from(epoch), value}]))};
     }
 
     // The details of a run; null where the file has none
@@ -197,7 +205,8 @@
       const epochs = decode.int(epoch);
       for (const [metric, packed] of Object.entries(of)) {
         const before = this.curve(metric, run), values = decode.float(packed);
-        const kept = [...before.epoch].filter(e => e <= after).length, evaluated = [...values.keys()].filter(at => !Number.isNaN(values[at]));
+        const kept = before.epoch.filter(earlier => earlier <= after).length;
+        const evaluated = [...values.keys()].filter(at => !Number.isNaN(values[at]));
         if (!this._newer.has(metric)) this._newer.set(metric, new Map());
         this._newer.get(metric).set(run, {
           epoch: Int32Array.from([...before.epoch.subarray(0, kept), ...evaluated.map(at => epochs[at])]),
@@ -260,13 +269,14 @@
       Object.assign(this.settings, changes);
       try {
         history[remember ? "pushState" : "replaceState"](null, "", this.address());
-      } catch { /* in a frame of a notebook the address is not ours */ }
+      } catch { /* a frame without an address of its own, as in a notebook */ }
     }
 
     address(changes = {}) {
       const all = {...this.settings, ...changes};
       const changed = Object.entries(all).filter(([name, value]) => value !== this.defaults[name]);
-      return `#${new URLSearchParams(changed.map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : String(value)]))}`;
+      const texts = changed.map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : String(value)]);
+      return `#${new URLSearchParams(texts)}`;
     }
 
     // Take over the settings of the address; one that is not understood keeps its default
@@ -298,7 +308,8 @@
 
   // A link that changes settings, so that it can be opened in another tab or sent too
   const store = new Store();
-  const link = (changes, attributes, ...children) => el("a", {href: store.address(changes), data: {set: JSON.stringify(changes)}, ...attributes}, ...children);
+  const link = (changes, attributes, ...children) => el("a", {href: store.address(changes), data: {set: JSON.stringify(changes)},
+    ...attributes}, ...children);
   document.addEventListener("click", event => {
     const target = event.target.closest("a[data-set]");
     if (!target || event.ctrlKey || event.metaKey || event.shiftKey) return;

@@ -11,7 +11,7 @@
   const cells = {
     __proto__: null,  // a column may be named constructor
     state: value => stateLabel(value ?? "unknown"),
-    epochs: (value, run, store) => value === null ? "" : store.runs.epochs_planned?.[run] ? `${value} / ${store.runs.epochs_planned[run]}` : String(value),
+    epochs: (value, run, {runs}) => value === null ? "" : runs.epochs_planned?.[run] ? `${value} / ${runs.epochs_planned[run]}` : String(value),
     seconds: duration, left: duration, started: value => value ? time(value) : "", ended: value => value ? time(value) : "",
   };
 
@@ -19,12 +19,14 @@
     constructor(element, store) {
       this.store = store;
       this.active = null;  // the run that the keyboard is at
+      this.widths = new Map();  // of columns, until the data change
       this.body = el("tbody");
       this.head = el("tr");
       this.columnWidths = el("colgroup");
       this.table = el("table", {class: "runs", "aria-multiselectable": "true", role: "grid", "aria-label": "runs"},
         this.columnWidths, el("thead", {}, this.head), this.body);
-      this.box = el("div", {class: "wide scroll", tabindex: "0", role: "region", "aria-label": "Runs: arrow keys move, Space selects, Enter opens a run, Escape clears the selection",
+      this.box = el("div", {class: "wide scroll", tabindex: "0", role: "region",
+        "aria-label": "Runs: arrow keys move, Space selects, Enter opens a run, Escape clears the selection",
         on: {scroll: () => this.draw(), keydown: event => this.onKey(event)}}, this.table);
       this.body.addEventListener("click", event => this.onClick(event));
       this.body.addEventListener("dblclick", event => {
@@ -33,7 +35,7 @@
       this.empty = el("p", {class: "empty", role: "status", hidden: true}, "No run passes the filters. ", el("button", {type: "button",
         on: {click: () => store.set({filter: "", states: "", only: false})}}, "Clear the filters"));
       element.append(this.box, this.empty);
-      store.on("data", () => this.update());
+      store.on("data", () => { this.widths = new Map(); this.update(); });
       store.on("filter", () => this.update());
       store.on("selection", () => this.draw(true));
       store.on("settings", names => { if (names.some(name => ["sort", "columns", "metric"].includes(name))) this.update(); });
@@ -86,25 +88,31 @@
 
     drawHead(sorted, descending) {
       const {store} = this, focused = this.head.contains(document.activeElement) ? document.activeElement.dataset.column : null;
-      const allSelected = this.order.length > 0 && this.order.every(run => store.selected.has(run));
       this.columnWidths.replaceChildren(...[3, ...this.columns.map(name => this.width(name))].map(width => {
         const column = el("col");
         column.style.width = `${width}ch`;
         return column;
       }));
-      this.head.replaceChildren(el("th", {scope: "col", class: "check"}, el("input", {type: "checkbox", "aria-label": "select all runs shown",
-        on: {change: event => store.select(event.target.checked ? this.order : [], {source: "table"})}})),
-      ...this.columns.map(name => el("th", {scope: "col", class: name === "name" ? "name" : store.isNumeric(name) ? "number" : null,
-        "aria-sort": name === sorted ? (descending ? "descending" : "ascending") : null}, el("button", {type: "button", title: name,
-        data: {column: name}, on: {click: () => this.sortBy(name)}}, RunTable.label(store, name)))));
-      this.head.querySelector("input").checked = allSelected;
+      const all = el("input", {type: "checkbox", "aria-label": "select all runs shown",
+        on: {change: event => store.select(event.target.checked ? this.order : [], {source: "table"})}});
+      all.checked = this.order.length > 0 && this.order.every(run => store.selected.has(run));
+      const heads = this.columns.map(name => el("th", {scope: "col", class: name === "name" ? "name" : store.isNumeric(name) ? "number" : null,
+        "aria-sort": name === sorted ? (descending ? "descending" : "ascending") : null},
+      el("button", {type: "button", title: name, data: {column: name}, on: {click: () => this.sortBy(name)}}, RunTable.label(store, name))));
+      this.head.replaceChildren(el("th", {scope: "col", class: "check"}, all), ...heads);
       if (focused) [...this.head.querySelectorAll("button")].find(button => button.dataset.column === focused)?.focus();
     }
 
     width(name) {
+      if (!this.widths.has(name)) this.widths.set(name, this.measureColumn(name));
+      return this.widths.get(name);
+    }
+
+    // The width of a column in characters, by some of its cells
+    measureColumn(name) {
       const {store} = this, column = store.column(name), step = Math.max(1, Math.floor(store.count / 300));
       let longest = RunTable.label(store, name).length + 3;
-      for (let run = 0; run < store.count; run += step) longest = Math.max(longest, this.text(name, column[run], run).length + (name === "state" ? 3 : 0));
+      for (let run = 0; run < store.count; run += step) longest = Math.max(longest, this.text(name, column[run], run).length);
       return Math.min(Math.max(longest, 5), this.most(name)) * .93 + 3;
     }
 
@@ -124,14 +132,15 @@
         return typeof made === "string" ? made : made.textContent;
       }
       if (this.store.parameters.includes(name)) return format(value);
-      return value === null || value === undefined ? "" : typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(DIGITS))) : format(value);
+      if (value === null || value === undefined) return "";
+      return typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(DIGITS))) : format(value);
     }
 
     // Draw the rows in view. always: even if they are the same as before
     draw(always = false, most = 0) {
       const height = this.rowHeight ??= this.measure();
       const first = most ? 0 : Math.max(0, Math.floor(this.box.scrollTop / height) - 6);
-      const last = most ? Math.min(most, this.order.length) : Math.min(this.order.length, first + Math.ceil(this.box.clientHeight / height) + 14);
+      const last = Math.min(this.order.length, most || first + Math.ceil(this.box.clientHeight / height) + 14);
       if (!always && first === this.first && last === this.last) return;
       [this.first, this.last] = [first, last];
       const spacer = rows => {
@@ -142,9 +151,9 @@
       const focused = this.body.contains(document.activeElement);
       this.empty.hidden = this.order.length > 0;
       this.table.setAttribute("aria-rowcount", this.order.length + 1);
+      const more = most && last < this.order.length ? `… and ${this.order.length - last} more runs` : null;
       this.body.replaceChildren(spacer(first), ...this.order.slice(first, last).map((run, at) => this.row(run, first + at)),
-        spacer(most ? 0 : this.order.length - last),
-        ...(most && this.order.length > most ? [el("tr", {}, el("td", {colspan: this.columns.length + 1}, `… and ${this.order.length - most} more runs`))] : []));
+        more ? el("tr", {}, el("td", {colspan: this.columns.length + 1}, more)) : spacer(this.order.length - last));
       if (focused) this.box.focus({preventScroll: true});
       const check = this.head.querySelector("input");
       if (check) check.indeterminate = !check.checked && this.store.selected.size > 0;
@@ -159,9 +168,8 @@
       const {store} = this, selected = store.selected.has(run);
       const box = el("input", {type: "checkbox", tabindex: "-1", "aria-label": `select ${store.runs.name[run]}`});
       box.checked = selected;
-      const row = el("tr", {class: run === this.active ? "active" : null, "aria-selected": String(selected), "aria-rowindex": at + 2, id: `row-${run}`,
-        data: {run}}, el("td", {class: "check"}, box), this.columns.map(name => this.cell(name, run)));
-      return row;
+      return el("tr", {class: run === this.active ? "active" : null, "aria-selected": String(selected), "aria-rowindex": at + 2,
+        id: `row-${run}`, data: {run}}, el("td", {class: "check"}, box), this.columns.map(name => this.cell(name, run)));
     }
 
     cell(name, run) {
@@ -207,8 +215,9 @@
     onKey(event) {
       if (event.target.closest("thead")) return;
       const page = Math.max(1, Math.floor(this.box.clientHeight / this.rowHeight) - 2), at = this.position.get(this.active) ?? -1;
-      const target = {ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: this.order.length - 1}[event.key];
-      if (target !== undefined) this.moveTo(Math.min(Math.max(target, 0), this.order.length - 1), event.shiftKey);
+      const last = this.order.length - 1;
+      const target = {ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: last}[event.key];
+      if (target !== undefined) this.moveTo(Math.min(Math.max(target, 0), last), event.shiftKey);
       else if (event.key === " " && this.active !== null) { this.toggle(this.active); this.anchor = this.active; }
       else if (event.key === "Enter" && this.active !== null) this.store.open(this.active);
       else if (event.key === "Escape") this.store.select([], {source: "table"});

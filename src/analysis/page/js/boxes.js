@@ -1,0 +1,64 @@
+"use strict";
+// Boxes of charts, which are drawn when they come near the view; and what is shown if a part of the page fails.
+(gridiron => {
+  const {el, clean, replace} = gridiron.dom, {store} = gridiron;
+  const starts = new WeakMap();  // box: function that draws its chart
+  const watcher = new IntersectionObserver(entries => {
+    for (const {isIntersecting, target} of entries) if (isIntersecting) mount(target);
+  }, {rootMargin: "300px"});
+  let library = Promise.resolve();
+
+  function problem(error, part = "A part of this page") {
+    console.warn(error);
+    const text = `${part} failed, the rest works: ${error?.message ?? error}`, shown = document.getElementById("problems");
+    if (![...shown.children].some(child => child.textContent === clean(text))) shown.append(el("p", {class: "bad"}, text));
+  }
+
+  function guarded(part, action) {
+    try { return action(); } catch (error) { problem(error, part); return undefined; }
+  }
+
+  // The text of an element that holds base64 of gzip; null if it is empty
+  async function unpack(id) {
+    const packed = document.getElementById(id), text = packed.textContent;
+    packed.remove();
+    if (!text) return null;
+    const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
+  function loadLibrary() {
+    library = unpack("library").then(text => {
+      if (text) document.head.append(Object.assign(document.createElement("script"), {textContent: text}));
+    });
+  }
+
+  async function mount(box) {
+    const start = starts.get(box);
+    if (!start) return;
+    starts.delete(box);
+    watcher.unobserve(box);
+    try {
+      await library;
+      if (!window.Bokeh) throw new Error("the library of the charts is not in this file");
+      const chart = await start(box);
+      box.classList.add("mounted");
+      await chart.shown;
+    } catch (error) {
+      console.warn(error);
+      box.classList.add("failed");
+      replace(box, el("p", {class: "note"}, `This chart could not be drawn: ${error.message}`));
+    }
+    box.removeAttribute("aria-busy");
+  }
+
+  // A box for a chart. kind, options: as of charts.mount
+  function draw(kind, options = {}) {
+    const box = el("div", {class: `chart ${kind}`, "aria-busy": "true", data: {kind}});
+    starts.set(box, target => gridiron.charts.mount(target, kind, store, options));
+    watcher.observe(box);
+    return box;
+  }
+
+  gridiron.boxes = {draw, mount, unpack, loadLibrary, problem, guarded};
+})(window.gridiron);
