@@ -76,9 +76,11 @@ class Tab:
         """Press a key, as Enter or a, where the focus is."""
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         modifiers = 8 * shift + 2 * control
-        for kind in ("keyDown", "keyUp"):
+        if control:
+            text = ""
+        for kind, typed in (("keyDown", {"text": text} if text else {}), ("keyUp", {})):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers,
-                      windowsVirtualKeyCode=_CODES.get(key, 0), **({"text": text} if text and kind == "keyDown" and not control else {}))
+                      windowsVirtualKeyCode=_CODES.get(key, 0), **typed)
 
     def resize(self, width: int, height: int, scale: float = 1) -> None:
         """Set the size of the window in CSS pixels."""
