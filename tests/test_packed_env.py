@@ -277,12 +277,27 @@ def test_folders_that_others_have_made_are_refused(node: Node, tmp_path: Path) -
     assert list((tmp_path / "theirs").iterdir()) == []
 
 
+@as_root
+def test_image_that_another_user_planted_is_not_used(node: Node) -> None:
+    packed = node.pack("tar").parent
+    os.chown(packed, NOBODY, NOBODY)
+    refused(node, f"{packed} belongs to another user")
+    assert pack.read_current(str(node.environment)) is None
+    os.chown(node.environment, NOBODY, NOBODY)
+    assert node.run()[1] == "", "the environment of that user"
+
+
 def test_shared_disks_and_memory_are_not_unpacked_to(node: Node) -> None:
     node.pack("tar")
     for kind in ("nfs", "tmpfs"):
         node.program("stat", f'[[ $1 == --file-system ]] && echo {kind} || exec "$real" "$@"')
         refused(node, f"/tmp is not on a local disk ({kind})", GRIDIRON_LOCAL="", TMPDIR=str(node.local))
     assert node.run()[1] == "", "GRIDIRON_LOCAL is used whatever it is"
+    (node.bin / "stat").unlink()
+    missing = str(node.local / "missing")
+    refused(node, f"there is no folder {missing}", GRIDIRON_LOCAL=missing)
+    prefix, errors = node.run(GRIDIRON_LOCAL="", SLURM_TMPDIR=missing, TMPDIR=str(node.local))
+    assert errors == "" and prefix.startswith(str(node.folder)), "the first possible one"
 
 
 def test_full_disk_damaged_image_and_endless_lock_give_one_line(node: Node) -> None:

@@ -20,6 +20,9 @@ use_packed() {
     { read -r image && read -r kib && read -r times && mapfile -t watched; } <"$environment.packed/current"
     if [[ ! $modes =~ ^(mount|unpack|mount unpack)$ ]]; then
         problem="GRIDIRON_PACKED is '$modes', not mount, unpack or off"
+    elif [[ ! -O $environment.packed && $(stat --format=%u -- "$environment.packed") != \
+        $(stat --format=%u -- "$environment") ]]; then
+        problem="$environment.packed belongs to another user"
     elif ((${SLURM_JOB_NUM_NODES:-1} > 1)); then
         problem='packed environments are for jobs on one node'
     elif [[ $(cd -- "$environment" && stat --format=%Y -- "${watched[@]}" 2>/dev/null | tr '\n' ' ') != "$times " ]]; then
@@ -39,9 +42,10 @@ use_packed() {
 # packed_copy MODE: set `copy` to a copy that this shell has locked, or add to `problem` why there is none
 packed_copy() {
     local base folder making lock image_path=$environment.packed/$image name=${image%%.*}
-    local bases=("${SLURM_TMPDIR:-}" "${TMPDIR:-}" /tmp)
-    for base in "${GRIDIRON_LOCAL:-${bases[@]}}"; do
-        if [[ -z $base ]] || ! packed_folder "$1" || ! exec {making}>"$folder/making"; then continue; fi
+    local bases=(${SLURM_TMPDIR:+"$SLURM_TMPDIR"} ${TMPDIR:+"$TMPDIR"} /tmp)
+    [[ -z ${GRIDIRON_LOCAL:-} ]] || bases=("$GRIDIRON_LOCAL")
+    for base in "${bases[@]}"; do
+        if ! packed_folder "$1" || ! exec {making}>"$folder/making"; then continue; fi
         if flock --timeout "${GRIDIRON_UNPACK_TIMEOUT:-900}" "$making"; then
             packed_clean
             copy=$folder/$name.$(</proc/sys/kernel/random/boot_id) # what a crash of the node left is not used
@@ -71,7 +75,9 @@ packed_folder() {
     read -r kind < <(stat --file-system --format=%T -- "$base" 2>&1)
     read -r owner permissions < <(stat --dereference --format='%u %a' -- "$base" 2>/dev/null)
     [[ $1 == unpack ]] || local_disks+='|tmpfs|ramfs'
-    if [[ -z ${GRIDIRON_LOCAL:-} && ! $kind =~ ^($local_disks)$ ]]; then
+    if [[ ! -d $base ]]; then
+        problem+="; there is no folder $base"
+    elif [[ -z ${GRIDIRON_LOCAL:-} && ! $kind =~ ^($local_disks)$ ]]; then
         problem+="; $base is not on a local disk ($kind)"
     elif [[ ! $owner =~ ^(0|$EUID)$ || ! -k $base ]] && ((8#${permissions:-777} & 8#22)); then
         problem+="; others can replace folders in $base"

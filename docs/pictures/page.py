@@ -1,4 +1,4 @@
-"""The pictures of the page in docs/gallery.md, taken by Chromium of the report on the batch that `make pictures` trains."""
+"""The pictures of the page in docs/gallery.md: Chromium shows the report on the batch that `make pictures` trains."""
 from __future__ import annotations
 
 import base64
@@ -37,7 +37,7 @@ VIEWS = {
     "report": View("", 1280, 1250),
     "report-table": View(
         "gridiron.store.filter('base_lr>=0.25 model~lenet'); gridiron.store.set({sort: '-value'});"
-        "gridiron.store.select([...gridiron.store.visible.keys()].filter(run => gridiron.store.visible[run]).slice(4, 9));"
+        "gridiron.store.select(gridiron.overview.order().slice(0, 5));"
         "document.getElementById('charts').scrollIntoView()", 1280, 900, is_dark=True),
     "report-run": View(f"gridiron.store.open({_BEST})", 1280, 1000),
     "report-compare": View(

@@ -273,6 +273,16 @@ def check_quotas(results: Iterable[CommandResult]) -> Finding:
                    "free space (`python experiments.py clean`), or move caches and results to another disk")
 
 
+def check_packed(folder: str, is_current: bool | None) -> list[Finding]:
+    """Check the image of the environment. is_current: None if there is none."""
+    if is_current is None:
+        return []
+    if is_current:
+        return [Finding("packed", OK, f"jobs use the image in {folder}")]
+    return [Finding("packed", WARNING, f"the image in {folder} is older than the environment, and jobs do not use it",
+                    "`python experiments.py pack-env` packs the environment again")]
+
+
 def check_internet(problem: str | None, cached: int) -> Finding:
     """Check the access to the hub. problem: why it cannot be reached; cached: repositories in its cache."""
     cache = f"the hub's cache has {cached} repositor{'y' if cached == 1 else 'ies'}"

@@ -16,9 +16,10 @@ from functools import partial
 from typing import Any
 
 from src.errors import SlurmError, one_line
-from src.io import download, files, slurm_environment
+from src.io import download, files, packed_copy, slurm_environment
 from src.submission.doctor import checks
 from src.submission.doctor.checks import CommandResult, Finding, FolderFacts
+from src.submission.packing import pack
 from src.submission.slurm import client, sbatch_errors
 
 TIMEOUT = 20.0  # seconds for each probe
@@ -48,14 +49,16 @@ def examine(project: str, results: str = "results", deep: bool = False, seconds:
     timed_out = CommandResult(None, timed_out=True)
     python, squeue, sacct, smi = (answers[name] or timed_out for name in ("python", "squeue", "sacct", "smi"))
     jobs = _parse_json(python.stdout) if python.exit_code == 0 else None
+    prefix, _, executable = packed_copy.environment()
     is_same = jobs is not None and os.path.realpath(os.path.dirname(jobs["executable"])) == os.path.realpath(
-        os.path.dirname(sys.executable))
+        os.path.dirname(executable))
     missing = checks.missing_commands(filter(shutil.which, checks.missing_commands(())))
     can_validate = squeue.exit_code == 0 and "sbatch" not in missing
     folder_facts = {name: answers[f"folder {name}"] for name in folders}
     return [
         *checks.check_python(sys.version_info[:3], sys.executable, jobs, python, is_same),
         *([_package_finding(project, jobs)] if jobs else []),
+        *checks.check_packed(pack.packed_folder(os.path.realpath(prefix)), answers["packed"]),
         *checks.check_slurm(missing, squeue, sacct),
         *checks.require_usable_script(_script_findings(project, can_validate, seconds)),
         checks.check_gpus(smi, (answers["torch"] or timed_out) if deep else None),
@@ -69,7 +72,9 @@ def _probes(project: str, results: str, folders: Mapping[str, str], deep: bool,
     """The probes by name."""
     activated = ["bash", "-c", _WITH_ACTIVATED_PYTHON, "doctor"]
     probes: dict[str, Callable[[], Any]] = {
-        "python": partial(run_command, [*activated, _DESCRIBE_PYTHON], seconds, project),
+        "python": partial(run_command, [*activated, _DESCRIBE_PYTHON], seconds, project,
+                          {**os.environ, "GRIDIRON_PACKED": "off"}),
+        "packed": partial(pack.state, os.path.realpath(packed_copy.environment()[0])),
         "squeue": partial(run_command, ["squeue", "--all", "--noheader", f"--user={os.getuid()}"], seconds,
                           environment=slurm_environment.for_queries()),
         "sacct": partial(run_command, ["sacct", "--allocations", "--noheader"], seconds,

@@ -51,18 +51,31 @@ def packed_folder(environment: str) -> str:
 
 
 def read_current(environment: str) -> Packed | None:
-    """Return what is packed of an environment; None if nothing is, or if the environment has changed since."""
-    lines = (files.read_text(os.path.join(packed_folder(environment), CURRENT)) or "").splitlines()
+    """Return what its owner has packed of an environment; None if nothing, or if the environment has changed since."""
+    folder = packed_folder(environment)
+    if not os.path.isdir(folder) or os.stat(folder).st_uid != os.stat(environment).st_uid:
+        return None
+    lines = (files.read_text(os.path.join(folder, CURRENT)) or "").splitlines()
     if len(lines) < 4 or not lines[1].isdecimal():
         return None
     packed = Packed(lines[0], int(lines[1]), lines[2], tuple(lines[3:]))
-    is_usable = os.path.isfile(os.path.join(packed_folder(environment), os.path.basename(packed.image)))
+    is_usable = os.path.isfile(os.path.join(folder, os.path.basename(packed.image)))
     return packed if is_usable and stamp(environment, packed.watched) == packed.stamp else None
 
 
-def pack(environment: Environment, data: Sequence[str], form: str | None) -> Result:
-    """Pack an environment and data folders. PackError if that is impossible, or if they change meanwhile."""
-    folder = packed_folder(environment.folder)
+def state(environment: str) -> bool | None:
+    """Return whether jobs can use the image of an environment; None if it was never packed."""
+    if not os.path.exists(os.path.join(packed_folder(environment), CURRENT)):
+        return None
+    return read_current(environment) is not None
+
+
+def pack(environment: Environment, data: Sequence[str], form: str | None, folder: str | None = None) -> Result:
+    """Pack an environment and data folders. PackError if that is impossible, or if they change meanwhile.
+
+    form: squashfs, tar, or None for what is possible here; folder: of the image, by default beside the environment.
+    """
+    folder = folder or packed_folder(environment.folder)
     with files.report_os_errors(folder, "only a user who can write beside the environment can pack it"):
         files.make_folder(folder)
         files.write_atomic(os.path.join(folder, ".gitignore"), "*\n", sync=False)

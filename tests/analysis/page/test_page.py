@@ -203,7 +203,8 @@ def test_run_page_shows_differences_log_and_command(page: Tab) -> None:
     text = str(page.wait(f"!{RUN}.includes('Loading') && {RUN}"))
     assert text.index("Difference to the other runs") < text.index("Config")
     page.wait("document.querySelector('#run .chart.mounted')")
-    for part in ("python experiments.py reproduce", "Learning curves", "Steps and system", "Failure", "End of the log", "stats.csv", "host", "base_lr"):
+    for part in ("python experiments.py reproduce", "Learning curves", "Steps and system", "Failure",
+                 "End of the log", "stats.csv", "host", "base_lr"):
         assert part in text
     page.js("document.querySelector('#run .actions a').click()")
     assert page.js("document.getElementById('overview').hidden") is False

@@ -121,6 +121,10 @@ def test_quotas(used: str, files: str, verdict: str) -> None:
 
 
 def test_internet() -> None:
+    assert checks.check_packed("/a/.venv.packed", None) == []
+    assert checks.check_packed("/a/.venv.packed", True)[0].verdict == OK
+    stale, = checks.check_packed("/a/.venv.packed", False)
+    assert stale.verdict == WARNING and "pack-env" in stale.advice
     assert checks.check_internet(None, 1).result.endswith("has 1 repository")
     assert checks.check_internet("hub cannot be reached", 3).verdict == WARNING
 
