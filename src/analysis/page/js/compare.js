@@ -3,7 +3,7 @@
 (gridiron => {
   const {el, note, card, format, number, count, table, comparer} = gridiron.dom;
   const VALUES = 6;  // of a parameter in a group
-  const NAMES = 6;  // runs named in the title of a group
+  const NAMES = 3;  // runs named in the title of a group
   const OTHER = new Set(["step", "timestamp"]);  // columns of stats.csv that are no metrics
   const EXPLANATION = "Last values, unless it says best epoch: mean ± standard deviation of n runs (lowest to highest). "
     + "Whether a difference is more than the noise of seeds: see the intervals of Best settings.";

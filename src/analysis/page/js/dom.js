@@ -31,6 +31,7 @@ window.gridiron = {};
 
   // Numbers with eight digits if that is exact, else with four; as format_value in src/analysis/plotting
   function number(value) {
+    if (Number.isInteger(value)) return String(value);
     const digits = Number(value.toPrecision(8));
     return String(digits === value ? digits : Number(value.toPrecision(4)));
   }
