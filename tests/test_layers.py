@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "analysis/page", "dashboard", "datasets", "models", "tracking", "training"},
     "submission/packing": ABOVE | {"submission/system", "submission/slurm"},
     "submission/remote": ABOVE | {"submission/system", "submission/spec", "submission/batch", "submission/packing"},
-    "submission/doctor": ABOVE | {"submission/system", "submission/slurm"},
+    "submission/doctor": ABOVE | {"submission/system", "submission/slurm", "submission/packing"},
     "submission/setup": ABOVE | {"submission/system", "submission/batch", "submission/slurm", "submission/status"},
     "analysis/reading": ABOVE | {"search"},
     "analysis/tables": BASE | {"search", "analysis/reading"},
