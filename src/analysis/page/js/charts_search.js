@@ -179,7 +179,7 @@
         columns.map(column => {
         const box = gridiron.dom.el("div", {class: "chart"});
         grid.append(box);
-        return new Series(box, store, {label: name === "system" ? column : `${column}, by step`, unit,
+        return new Series(box, store, {label: name === "steps" ? `${column}, by step` : store.label(column), unit,
           series: new Map(Object.entries(of)).get(column)});
       }));
       this.shown = Promise.resolve();  // each of them draws when it comes into view
