@@ -20,8 +20,10 @@ from src.analysis.reading import cache
 from src.analysis.reading.results import Results, read_results
 from src.analysis.report import write_report
 from src.analysis.tables import tables
+from src.archive import contents
 from src.config import Config, defaults_version
 from src.io import yaml_io
+from src.submission.storage import archiving
 from tests.analysis.make_batch import make_empty_batch, make_run
 
 EPOCHS = 50
@@ -47,6 +49,7 @@ def _measure(size: int) -> list[tuple[str, float, float | None]]:
                                                 (_nothing, read), (change, read)])
         memory = _memory(batch, cache=False), _memory(batch, cache=True)
         report = _report(batch) if size == REPORTED else []
+        archived = _archived(batch, cold, cached)
     bare, cells = _shortest([(_nothing, partial(_bare_series, results)), (_nothing, partial(_all_cells, results))])
     large = size >= 10_000  # for fewer runs, pandas' overhead per frame dominates
     return [(f"read {size:,} runs and write the cache / read their bytes", cold / raw, 4.8 if large else None),
@@ -54,7 +57,26 @@ def _measure(size: int) -> list[tuple[str, float, float | None]]:
             (f"read {size:,} runs, 10 of them changed / read their bytes", changed / raw, 1.1 if large else None),
             (f"memory to read {size:,} runs / size of the frames", memory[0], 3.0 if large else None),
             (f"memory to read {size:,} runs from the cache / size of the frames", memory[1], 3.0 if large else None),
-            (f"create the Series cells of {size:,} runs / as many bare Series", cells / bare, 1.2), *report]
+            (f"create the Series cells of {size:,} runs / as many bare Series", cells / bare, 1.2), *report, *archived]
+
+
+def _archived(batch: str, cold: float, cached: float) -> list[tuple[str, float, float | None]]:
+    """Archive all runs, and compare reading them with reading their folders, which took `cold` and `cached` seconds."""
+    names = run_folder.run_names(batch)
+    archiving.archive(batch, dict.fromkeys(names, 0))
+    read = partial(read_results, batch)
+
+    def forget_all() -> None:
+        _forget(batch)
+        contents._archives.clear()
+
+    archived_cold, archived_cached = _shortest([(forget_all, read), (contents._archives.clear, read)])
+    file_count = sum(len(files) for _, _, files in os.walk(batch))
+    limit = 1.0 if len(names) >= 10_000 else None
+    label = f"read {len(names):,} archived runs"
+    return [(f"{label} and write the cache / read their folders and write it", archived_cold / cold, limit),
+            (f"{label} from the cache / read the same from folders and the cache", archived_cached / cached, limit),
+            (f"files of an archived batch of {len(names):,} runs", float(file_count), 20.0)]
 
 
 def _report(batch: str) -> list[tuple[str, float, float | None]]:

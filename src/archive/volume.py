@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import stat
 import struct
 import weakref
@@ -32,6 +33,8 @@ _MAX_INDEX = 2**30  # bytes
 _MAX_PATH = 4096  # bytes of the target of a link
 _MAX_RATIO = 1100  # of deflate: 1032
 _BLOCK = 1 << 20
+# whether a path in a run folder has parts that are empty, `.` or `..`; the run folder itself and folders end with `/`
+_LEADS_OUT = re.compile(r"[\\\0]|(?:^|/)\.{1,2}(?:/|\Z)|//|^/").search
 
 
 class Member(NamedTuple):
@@ -70,7 +73,7 @@ class Volume:
         self._size = os.fstat(self._file).st_size
         try:
             self.runs, self.about = self._read_index()
-        except (struct.error, UnicodeDecodeError, IndexError, OSError) as error:
+        except (struct.error, UnicodeDecodeError, IndexError, StopIteration, RuntimeError, OSError) as error:
             raise self._refused(f"it is damaged: {error}") from None
 
     def _refused(self, reason: str) -> BatchError:
@@ -95,36 +98,48 @@ class Volume:
     def _read_index(self) -> tuple[dict[str, Run], About]:
         data, count = self._index()
         runs: dict[str, Run] = {}
-        about, total, seen = None, 0, 0
-        links: list[tuple[str, Member]] = []
+        checked: set[str] = set()  # the names of files are those of few kinds
+        about, total, number, prefix, run = None, 0, 0, "\0", Run()
         limit = self._size - len(data)
-        for name, member in self._members(data):
-            seen, total = seen + 1, total + member.stored
-            run, slash, path = name.partition("/")
-            if not slash and name == ABOUT and about is None:
+        for number, (name, member) in enumerate(self._members(data), 1):  # noqa: B007
+            total += member[1]
+            if name.startswith(prefix):  # as most are
+                path = name[len(prefix):]
+            elif name == ABOUT and about is None:
                 about = member
                 continue
-            if not slash or _leads_out(name) or path in runs.setdefault(run, {}):
+            else:
+                folder, slash, path = name.partition("/")
+                if not slash or name[0] in "./" or "\\" in folder:
+                    raise self._refused(f"the name {name!r} is not that of a file in a run folder")
+                prefix, run = f"{folder}/", runs.setdefault(folder, {})
+            if path in run or path not in checked and _LEADS_OUT(path):
                 raise self._refused(f"the name {name!r} is not that of a file in a run folder, or is there twice")
-            if max(member.offset + member.stored, total) > limit or not _is_plausible(member):
+            if member[0] + member[1] > limit or not _is_plausible(member):
                 raise self._refused(f"the sizes of {name!r} cannot be right")
-            if stat.S_ISLNK(member.mode):
-                links.append((name, member))
-            elif not (stat.S_ISDIR if name[-1] == "/" else stat.S_ISREG)(member.mode):
-                raise self._refused(f"{name!r} is no regular file")
-            runs[run][path] = member
-        for name, member in links:
-            run, _, path = name.partition("/")
-            if link_leads_out(path, self.read(name, member, _MAX_PATH).decode()) or any(
-                    other.startswith(f"{path}/") for other in runs[run]):
-                raise self._refused(f"the link {name!r} leads out of its run folder, or has files below it")
-        if seen != count or about is None:
+            run[path] = member
+            checked.add(path)
+        if number != count or about is None or total > limit:
             raise self._refused(f"its index is damaged, or it has no {ABOUT}")
+        for folder, run in runs.items():
+            self._check_kinds(folder, run)
         return runs, self._about(about)
+
+    def _check_kinds(self, folder: str, run: Run) -> None:
+        """Refuse a run with other kinds of files than a run folder may have, or with links that lead out of it."""
+        for path, member in run.items():
+            kind = member[5] & 0o170000
+            if kind == stat.S_IFREG and path[-1:] not in ("", "/") or kind == stat.S_IFDIR and path[-1:] in ("", "/"):
+                continue
+            if kind != stat.S_IFLNK:
+                raise self._refused(f"'{folder}/{path}' is no regular file")
+            target = self.read(f"{folder}/{path}", member, _MAX_PATH).decode()
+            if link_leads_out(path, target) or any(other.startswith(f"{path}/") for other in run):
+                raise self._refused(f"the link '{folder}/{path}' leads out of its run folder, or has files below it")
 
     def _members(self, data: bytes) -> Iterator[tuple[str, Member]]:
         """Yield the entries of the central directory."""
-        position, unpack, times = 0, _ENTRY.unpack_from, _TIMES.unpack_from
+        position, unpack, times, new = 0, _ENTRY.unpack_from, _TIMES.unpack_from, tuple.__new__
         while position < len(data):
             (signature, flags, method, crc, stored, size, name_length, extra_length, comment_length, mode,
              offset) = unpack(data, position)
@@ -133,13 +148,14 @@ class Volume:
             start = position + _ENTRY.size
             extra = start + name_length
             position = extra + extra_length + comment_length
-            if extra_length == _TIMES.size and data[extra:extra + 5] == _MARK:
-                time_ns = times(data, extra)[-1]
+            if extra_length == _TIMES.size and data.startswith(_MARK, extra):
+                time_ns = times(data, extra)[6]
             else:
                 time_ns, sizes = _parse_extra(data[extra:extra + extra_length])
                 size, stored, offset = (next(sizes) if value == 0xFFFFFFFF else value
                                         for value in (size, stored, offset))
-            yield data[start:extra].decode(), Member(offset, stored, size, crc, method, mode >> 16, time_ns)
+            # a quarter of the time that Member(…) takes
+            yield data[start:extra].decode(), new(Member, (offset, stored, size, crc, method, mode >> 16, time_ns))
 
     def _about(self, member: Member) -> About:
         value = files.parse_json(self.read(ABOUT, member, 2**26).decode(errors="replace"))
@@ -246,12 +262,6 @@ class _Range(io.RawIOBase):
         return len(data)
 
 
-def _leads_out(name: str) -> bool:
-    """Return whether a member's name does not denote a file in a run folder. Names of runs are not hidden."""
-    return name[0] in "./" or "\\" in name or "\0" in name or ("//" in name or "/." in name) and any(
-        part in ("", ".", "..") for part in name.removesuffix("/").split("/"))
-
-
 def link_leads_out(path: str, target: str) -> bool:
     """Return whether a link at a path in a run folder leads out of it. `..` is allowed only at the start of its target,
     since other parts may be links.
@@ -263,7 +273,8 @@ def link_leads_out(path: str, target: str) -> bool:
 
 def _is_plausible(member: Member) -> bool:
     """Return whether a member can have its size: deflate does not compress more."""
-    return member.size == member.stored if member.method == STORED else member.size <= _MAX_RATIO * member.stored
+    _, stored, size, _, method, _, _ = member
+    return size == stored if method == STORED else size <= _MAX_RATIO * stored
 
 
 def _parse_extra(extra: bytes) -> tuple[int, Iterator[int]]:

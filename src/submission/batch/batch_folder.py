@@ -170,10 +170,23 @@ def repair_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
     for name, text in zip(names, texts, strict=True):
         folder = os.path.join(batch, name)
         if not run_files.read_text(folder, run_folder.SPEC):
+            if not repaired:
+                _list_anew(batch)
+            if run_files.is_archived(folder):
+                continue
             files.make_folder(folder)
             files.write_atomic(os.path.join(folder, run_folder.SPEC), text)
             repaired += 1
     return repaired
+
+
+def _list_anew(batch: str) -> None:
+    """Have a network file system list a batch and its archive anew: another node may have archived runs a moment ago."""
+    for folder in (batch, os.path.join(batch, run_folder.ARCHIVE)):
+        with contextlib.suppress(OSError):  # there is no archive, or it is not writable
+            path = files.temporary_path(os.path.join(folder, "listing"))
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, files.MODE))
+            os.unlink(path)
 
 
 def is_name_taken(error: BaseException) -> bool:

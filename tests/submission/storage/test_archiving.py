@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from src import run_folder
-from src.archive import run_files, writer
+from src.archive import contents, run_files, writer
 from src.errors import BatchError
 from src.run_folder import RunFolder
 from src.submission.job import attempt
@@ -315,6 +315,26 @@ def test_runs_that_may_be_alive_or_cannot_be_packed_are_left_alone(batch: Path, 
     archived = archive(batch)
     assert archived.runs == [names[0], names[2]] and reason in archived.left[names[1]]
     assert (batch / names[1]).is_dir()
+
+
+def test_a_late_listing_does_not_bring_a_run_back_empty(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another node, the same command again may see neither the folder nor the archive that has just replaced it."""
+    name, list_folder, listings = run_folder.run_names(batch)[0], os.listdir, {str(batch / "archive"): ["0.tmp"]}
+    archive(batch)
+
+    def list_late(path: str) -> list[str]:
+        return listings.get(str(path)) or list_folder(path)
+
+    def close(descriptor: int) -> None:  # of the file that makes the node list the folder anew
+        listings.clear()
+        os.fdopen(descriptor).close()
+
+    monkeypatch.setattr(os, "listdir", list_late)
+    monkeypatch.setattr(os, "close", close)
+    contents._archives.clear()
+    assert not run_files.is_archived(batch / name)
+    assert batch_folder.repair_specs(str(batch), [name], ["base_lr: 0.1\n"]) == 0
+    assert not (batch / name).exists() and run_files.is_archived(batch / name)
 
 
 def test_too_little_space_is_noticed_first(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
