@@ -108,8 +108,8 @@ def archive(options: argparse.Namespace) -> Output:
     document: list[documents.Archived] = []
     for observation in observe(dict.fromkeys(map(batch_folder.require_batch, options.batches))):
         if observation.history.sync_markers or observation.history.first_plan().get("identity", {}).get("shard"):
-            raise BatchError("other machines have this batch or a part of it, and archives have the same names everywhere",
-                             where=observation.path, hint="a batch that one machine runs can be archived there: --on HOST")
+            raise BatchError("other machines have this batch or a part of it, and archives have the same names there",
+                             where=observation.path, hint="archive a batch on the one machine that runs it: --on HOST")
         ended = {name: run.ticket for name, run in observation.runs.items()
                  if run.state.name in retry_policy.ENDED_WELL and run.host is None}
         with files.report_os_errors(observation.path, "nothing was lost; give the same command again"):

@@ -181,7 +181,7 @@ def repair_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
 
 
 def _list_anew(batch: str) -> None:
-    """Have a network file system list a batch and its archive anew: another node may have archived runs a moment ago."""
+    """Have a network file system list a batch and its archive anew: another node may just have archived runs."""
     for folder in (batch, os.path.join(batch, run_folder.ARCHIVE)):
         with contextlib.suppress(OSError):  # there is no archive, or it is not writable
             path = files.temporary_path(os.path.join(folder, "listing"))

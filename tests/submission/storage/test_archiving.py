@@ -15,8 +15,9 @@ from src import run_folder
 from src.archive import contents, run_files, writer
 from src.errors import BatchError
 from src.run_folder import RunFolder
+from src.submission.batch import batch_folder, claims
 from src.submission.job import attempt
-from src.submission.storage import archiving, claims
+from src.submission.storage import archiving
 from src.submission.system import process
 from tests.analysis.make_batch import make_batch
 from tests.submission.conftest import project
