@@ -301,6 +301,7 @@ def _readers_of_settings(outside: Path) -> Iterator[Reader]:
     from src.io import user_settings
     from src.submission.batch import task_files
     from src.submission.remote import hosts, remote_server
+    from src.submission.slots import record
     from src.submission.spec import grid, notify_spec, reader
     from src.submission.system import detached
 
@@ -326,6 +327,8 @@ def _readers_of_settings(outside: Path) -> Iterator[Reader]:
         detached.is_alive(command)
 
     yield Reader("settings", read_settings, may_refuse=True, only="outside/*.toml")
+    yield Reader("slots", lambda: list(record.lines_of("0", record.read(f"{outside}/t.0.slots.json"))),
+                 only="outside/*.slots.json")
     yield Reader("tasks", use_tasks, may_refuse=True, only="outside/*.tasks.json")
     yield Reader("sweep", expand_sweep, may_refuse=True, only="outside/sweep.yaml")
     yield Reader("addresses", lambda: notify_spec.Notify(f"{outside}/notify.txt").addresses(), may_refuse=True,

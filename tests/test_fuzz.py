@@ -69,6 +69,10 @@ OUTSIDE = {
     "t.tasks.json": json.dumps({"kind": "worker", "batch": "/tmp/none", "tickets": {"000_a": 1, "001_b": 2}, "slots": 2,
                                 "workers": 1, "gpus": ["0"], "command": ["sbatch"], "canaries": {"001_b": "000_c"},
                                 "stacks": [[0, 1]], "stack_size": 2}),
+    "t.0.slots.json": json.dumps({"kinds": ["a"], "cpus": 4, "gpu": "H100", "lanes": [
+        {"gpu": "0", "slots": 4, "best": 4, "refused": 8, "is_settled": True, "memory": 1 << 30, "gpu_memory": None,
+         "cpus": 0.9, "gpu_busy": 70.5, "samples_per_second": {"4": 100.5},
+         "decisions": [{"time": 1.8e9, "slots": 4, "reason": "settled"}]}]}),
     "squeue.txt": "12|RUNNING|1764547200|1764547260|None|gridiron t.0\n"
                   "13_[0-3,7%2]|PENDING|1764547200|N/A|Priority|x\n",
     "sacct.txt": SACCT, "scontrol.txt": "JobId=12 JobName=x Restarts=0 PreemptTime=None Comment=a b\n",

@@ -50,7 +50,8 @@ def all_jobs(project: Project) -> set[str]:
 
 
 @pytest.mark.parametrize("way", [[], ["--array"], ["--array", "--max-running", "3"], ["--workers", "2"],
-                                 ["--workers", "2", "--slots", "3"]], ids=" ".join)
+                                 ["--workers", "2", "--slots", "3"], ["--workers", "2", "--slots", "auto"]],
+                         ids=" ".join)
 def test_every_submission_mode_runs_each_run_once(way: list[str], project: Project, script: str) -> None:
     project.write_spec("[1, 2, 3, 4, 13]")
     assert project.submit(project.spec, "-s", script, "-y", *way) == 0

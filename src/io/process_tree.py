@@ -41,6 +41,12 @@ def cpu_seconds(processes: Iterable[int]) -> float:
     return ticks / _TICKS
 
 
+def waiting_seconds(processes: Iterable[int]) -> float:
+    """Return how long the main threads of processes have waited for a CPU together; 0 if the kernel does not count it.
+    """
+    return sum(int(cells[1]) / 1e9 for pid in processes if len(cells := _read(f"/proc/{pid}/schedstat").split()) > 1)
+
+
 def _read(path: str) -> str:
     """Return the text of a file of the kernel; empty if its process has ended."""
     try:

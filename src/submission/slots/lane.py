@@ -8,12 +8,12 @@ from src.submission.slots.policy import Decision, Guess, Policy, Reading
 from src.submission.slots.room import Room
 from src.submission.slots.speeds import Progress, Rates
 
-_SETTLING = 10.0  # seconds after the start of a run in which its CPU time is that of its start
+_SETTLING = 3.0  # seconds after the start of a run in which its CPU time is that of its start
 _MAX_DECISIONS = 50  # that are kept
 
 
 class RunUse(NamedTuple):
-    """What a run uses. memory, gpu_memory: bytes now; cpu_seconds: since its start."""
+    """What a run uses. memory, gpu_memory: bytes now; cpu_seconds: since its start, with those of waiting for a CPU."""
 
     progress: Progress
     memory: float = 0.0
@@ -64,7 +64,8 @@ class Lane:
         self.room = Room()
         self.busy: list[float] = []  # percent of the GPU, in recent readings
         self._runs: dict[str, _Peaks] = {}
-        self._largest: dict[str, tuple[float, float, float | None]] = {}  # by setting: memory, GPU memory and CPUs
+        self._largest: dict[str, tuple[float, float, float | None]] = {}
+        # by setting: memory, GPU memory, and CPUs when the fewest others wanted them
 
     def read(self, time: float, uses: Mapping[str, RunUse], waiting: int, capacity: Capacity) -> Decision | None:
         """Take what the runs use now. Return a decision if the number of slots changes, or is settled."""
@@ -73,7 +74,7 @@ class Lane:
             peaks.add(time, use)
             memory, gpu_memory, cpus = self._largest.get(peaks.setting, (0.0, 0.0, None))
             self._largest[peaks.setting] = (max(memory, peaks.memory), max(gpu_memory, peaks.gpu_memory),
-                                            cpus if peaks.cpus is None else peaks.cpus)
+                                            min(filter(None, (cpus, peaks.cpus)), default=None))
         for name in self._runs.keys() - uses.keys():
             del self._runs[name]
         if capacity.gpu_busy is not None:

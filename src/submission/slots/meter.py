@@ -41,8 +41,10 @@ class Meter:
     def use(self, process: RunningProcess, time: float, gpu: Gpu | None = None) -> RunUse:
         """Return what a run uses now. time: on the clock of the readings."""
         pids = process_tree.pids(process.pid)
-        return RunUse(self._progress(process, time), self._memory(process.folder, pids),
-                      process_tree.cpu_seconds(pids), gpu.memory_of(pids) if gpu else None)
+        # what it needs, also where others use the CPUs
+        cpu_seconds = process_tree.cpu_seconds(pids) + process_tree.waiting_seconds(pids)
+        return RunUse(self._progress(process, time), self._memory(process.folder, pids), cpu_seconds,
+                      gpu.memory_of(pids) if gpu else None)
 
     def forget(self, folder: str) -> None:
         """Drop what is kept of a run that has ended."""

@@ -14,6 +14,7 @@ from src.submission.batch import batch_folder
 from src.submission.batch.usage_history import RunUse, like_runs
 from src.submission.slots.policy import Guess
 
+_MAX_LINES = 3  # of the decisions of a worker
 _MAX_BATCHES = 20  # the newest ones, in which a guess is looked for
 _LANE: records.Forms = {
     "gpu": records.optional(records.is_text), "slots": records.is_count, "best": records.is_count,
@@ -41,16 +42,21 @@ class SlotsRecord:
 
 
 def read_all(batch: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the worker and the content of each such file of a batch, the oldest first; checked, as others may write it.
-    """
+    """Yield the worker and the content of each such file of a batch, the oldest first."""
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     for name in sorted(name for name in names if name.endswith(run_folder.SLOTS_SUFFIX)):
-        content = records.fields(files.read_json(os.path.join(folder, name)), _FORMS)
-        if content.keys() >= {"kinds", "cpus", "lanes"}:
-            lanes = [records.fields(lane, _LANE) for lane in content["lanes"]]
-            yield name.removesuffix(run_folder.SLOTS_SUFFIX).partition(".")[2], {
-                **content, "lanes": [lane for lane in lanes if lane.keys() >= {"slots", "best", "is_settled"}]}
+        if content := read(os.path.join(folder, name)):
+            yield name.removesuffix(run_folder.SLOTS_SUFFIX).partition(".")[2], content
+
+
+def read(path: str) -> dict[str, Any]:
+    """Return the content of such a file, without what is not of its form; empty if it cannot be used."""
+    content = records.fields(files.read_json(path), _FORMS)
+    if not content.keys() >= {"kinds", "cpus", "lanes"}:
+        return {}
+    lanes = [records.fields(lane, _LANE) for lane in content["lanes"]]
+    return {**content, "lanes": [lane for lane in lanes if lane.keys() >= {"slots", "best", "is_settled"}]}
 
 
 def first_guess(batch: str, kinds: Collection[str], cpus: float, gpu: str | None, memory: float) -> Guess | None:
@@ -76,18 +82,24 @@ def _estimate(uses: Collection[RunUse], cpus: float, memory: float) -> Guess | N
     return Guess(slots, source=f"an estimate from {len(uses)} earlier runs") if slots > 1 else None
 
 
-def lines(batch: str, most: int = 3) -> list[str]:
+def lines(batch: str) -> list[str]:
     """Return lines for `status --efficiency`: what each worker found, and its last decisions with their reasons."""
-    found = []
-    for worker, content in read_all(batch):
-        for lane in content["lanes"]:
-            where = f"worker {worker}" + (f", GPU {lane['gpu']}" if lane.get("gpu") else "")
-            found.append(f"slots, {where}: {_describe(lane)}")
-            decisions = [records.fields(decision, _DECISION) for decision in lane.get("decisions", [])]
-            found += [f"  {time.strftime('%H:%M:%S', time.localtime(decision['time']))}  {decision['slots']} at a "
-                      f"time: {decision['reason']}" for decision in decisions[-most:]
-                      if decision.keys() >= _DECISION.keys()]
-    return list(map(printable, found))
+    return [line for worker, content in read_all(batch) for line in lines_of(worker, content)]
+
+
+def lines_of(worker: str, content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of one worker, from what its file contains."""
+    for lane in content.get("lanes", ()):
+        where = f"worker {worker}" + (f", GPU {lane['gpu']}" if lane.get("gpu") else "")
+        yield from map(printable, (f"slots, {where}: {_describe(lane)}", *_decision_lines(lane)))
+
+
+def _decision_lines(lane: Mapping[str, Any]) -> Iterator[str]:
+    for decision in lane.get("decisions", [])[-_MAX_LINES:]:
+        decision = records.fields(decision, _DECISION)
+        if decision.keys() >= _DECISION.keys():
+            when = time.strftime("%H:%M:%S", time.localtime(decision["time"]))
+            yield f"  {when}  {decision['slots']} at a time: {decision['reason']}"
 
 
 def _describe(lane: Mapping[str, Any]) -> str:

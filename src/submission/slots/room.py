@@ -1,9 +1,11 @@
 """How many runs fit: by the memory of the machine and the GPU, and by the CPUs."""
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 RESERVE = 0.1  # share of a memory that is left free
+_FULL_CPUS = 0.1  # part of the CPUs of a run that may be free although all are busy
 _FULL = 0.97  # share of a memory in use at which a run has to yield
 
 
@@ -14,7 +16,7 @@ class Room(NamedTuple):
     cpus: for all runs
     used, gpu_used: by all runs now
     memory_per_run, gpu_memory_per_run: the peak of the largest run; None if unknown
-    cpus_per_run: the mean in the steady state; None if unknown
+    cpus_per_run: that it needs in the steady state; None if unknown
     """
 
     memory: float | None = None
@@ -34,8 +36,8 @@ class Room(NamedTuple):
                                                ("GPU memory", self.gpu_memory, self.gpu_memory_per_run))
                   if total and per_run]
         if self.cpus and self.cpus_per_run:
-            # one more fits if at least half of the CPUs that it uses are free: the rate then shows whether it pays
-            limits.append((int(self.cpus / self.cpus_per_run + 0.5),
+            # one more may run if a part of a CPU is free: the rate then shows whether it pays
+            limits.append((math.ceil(self.cpus / self.cpus_per_run - _FULL_CPUS),
                            f"CPUs of a run: {self.cpus_per_run:.2g} of {self.cpus:.3g}"))
         if not limits:
             return None, ""

@@ -8,6 +8,7 @@ import pytest
 
 import experiments
 from src.errors import JobSpecError
+from src.submission.batch import reproduce
 from src.submission.job.worker_child import is_out_of_memory
 from src.submission.planning import command_line
 from tests.submission.conftest import Project
@@ -117,6 +118,72 @@ def test_lack_of_memory_is_no_failure_and_lowers_the_number(packed: Project, bat
     assert re.search(rf"slots: \d at a time: out of memory with \d at a time: 00\d_.*{error}", log)
     assert {record["how"] for record in records_of(packed)} == {"completed", "requeued"}
     assert 1 <= int(str(state_of(packed)["slots"])) <= 2
+
+
+# A train.py whose policy lets a second run begin, and has it make way for the first one as soon as both make progress
+REAL_ENTRY = """\
+import os, sys
+
+sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
+
+import train
+from src.submission.job import attempt, auto_worker
+from src.submission.slots.policy import Decision, Policy
+
+auto_worker._INTERVAL = 0.02
+
+
+def observe(self, reading):
+    if self.slots == 1 and not self.rates:
+        self.slots = 2
+    elif len(reading.runs) == 2 and not self.rates and all(run.amount for run in reading.runs.values()):
+        self.slots, self.rates = 1, {1: None}
+        return Decision(1, "test", yields=True)
+
+
+Policy.observe, Policy.limit = observe, lambda self, room: self.slots
+auto_worker.Lane.state = lambda self, offset: {}
+
+if __name__ == "__main__":
+    sys.exit(attempt.main(sys.argv[1:], train=train.train, warm_up=train.warm_up))
+"""
+
+
+def test_training_that_makes_way_has_the_same_numbers(packed: Project) -> None:
+    (packed.folder / "train.py").write_text(REAL_ENTRY)
+    packed.spec.write_text("""\
+job_details: {name: packed, output_dir: results}
+parameters: {dataset: sklearn/digits, data_splits_map: {train: "train[:400]", test: "train[400:500]"},
+  model: tiny/lenet, device: cpu, train_length: 8, batch_size: 16, seed_model: 1, seed_training: 2,
+  log_interval: [30, 31]}
+""")
+    assert packed.submit(packed.spec, "--local", "--workers", "1", "--slots", "auto", "-y") == 0
+    first, second = packed.runs()
+    assert json.loads((second / "attempt-1-0.json").read_text())["yielded"] and (second / "attempt-1-1.json").exists()
+    assert not (first / "attempt-1-1.json").exists()
+    # but for the options that differ, the runs are the same
+    assert reproduce.compare_results(str(first), str(second)) == (True, "identical: 8 epochs, 9 columns")
+
+
+def test_each_gpu_has_its_own_number(packed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,MIG-a")
+    (packed.folder / "train.py").write_text(ENTRY.replace("\ndef train(", """
+from tests.submission.slots.test_meter import NvmlStandIn
+
+sys.modules["pynvml"] = stand_in = NvmlStandIn()
+stand_in.nvmlDeviceGetHandleByIndex = lambda index: "0"
+
+
+def train(""").replace("    check()\n", """    check()
+    with open(os.path.join(folder, "gpu"), "w") as file:
+        file.write(os.environ["CUDA_VISIBLE_DEVICES"])
+"""))
+    log = submit(packed, 1, 12)
+    assert {(run / "gpu").read_text() for run in packed.runs()} == {"3", "MIG-a"}
+    assert "slots: GPU 3: 2 at a time: " in log and "slots: GPU MIG-a: 2 at a time: " in log
+    path, = (packed.batch / "submissions").glob("*.slots.json")
+    content = json.loads(path.read_text())
+    assert [lane["gpu"] for lane in content["lanes"]] == ["3", "MIG-a"] and content["gpu"] == "NVIDIA H100"
 
 
 def test_plan_shows_what_auto_does(packed: Project, capsys: pytest.CaptureFixture[str]) -> None:

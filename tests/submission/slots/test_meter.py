@@ -123,6 +123,16 @@ def test_process_tree_is_measured(tmp_path: Path) -> None:
                 os.kill(pid, 9)
 
 
+def test_waiting_for_a_cpu_counts_as_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {"/proc/5/schedstat": "1000000000 2500000000 7\n", "/proc/6/schedstat": "5 500000000 1\n"}
+    monkeypatch.setattr(process_tree, "_read", lambda path: lines.get(path, ""))
+    assert process_tree.waiting_seconds([5, 6, 7]) == 3.0
+    lane = Lane()
+    for time, seconds in ((0.0, 0.0), (4.0, 1.0), (8.0, 3.0), (12.0, 7.0)):  # it needs 0.5 of a CPU, then seems to need 1
+        lane.read(time, {"x": RunUse(Progress("a", time, time), 0.0, seconds)}, 9, Capacity(cpus=2.0))
+    assert lane.room.cpus_per_run == 0.5 and lane.room.largest()[0] == 4
+
+
 def test_progress_is_read_from_the_cell_else_from_the_file(tmp_path: Path) -> None:
     cell = worker_cell.make(2)[1]
     measured, running = Meter(), RunningProcess(os.getpid(), str(tmp_path), "a", cell)

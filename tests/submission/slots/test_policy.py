@@ -68,9 +68,9 @@ def test_guess_that_does_not_fit_is_lowered() -> None:
 
 def test_cpus_limit_the_number() -> None:
     policy = Policy()
-    decisions = run(policy, lambda number: 1.0, room=Room(cpus=2.0, cpus_per_run=0.9))
+    decisions = run(policy, lambda number: 1.0, room=Room(cpus=2.0, cpus_per_run=0.96))
     assert [decision.slots for decision in decisions] == [2, 2]
-    assert "CPUs of a run: 0.9 of 2" in decisions[-1].reason
+    assert "CPUs of a run: 0.96 of 2" in decisions[-1].reason
 
 
 def test_runs_of_different_rates_are_compared_one_by_one() -> None:
