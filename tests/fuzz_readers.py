@@ -66,6 +66,7 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "search/definition": ("search",),
     "search/summary": ("end of a search",),
     "stats_csv": ("stats", "steps"),
+    "submission/slots/record": ("slots",),
     "submission/storage/archive_lock": _OWN + "fields of an identity that have their form",
     "submission/batch/batch_folder": _OWN + "whether a spec that it has written is empty",
     "submission/batch/extension": ("extension",),
