@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from src.errors import BatchError
 from src.submission.batch import batch_folder
+from src.submission.status import states
 from src.submission.status.observation import Observation
 from src.submission.status.observe import SlurmView, observe
 from src.submission.system.terminal import ask
 
+_MAX_PROGRESS = 200  # runs of a page whose remaining time is computed
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the folder of train.py
 
 
@@ -25,6 +28,24 @@ def observe_batches(paths: Sequence[str], slurm: SlurmView | None = None) -> lis
         raise BatchError(f"no batch in {results}/", hint="submit one: `python submit_multiple.py "
                          "jobs/digits-quickstart.yaml --local`; or name a batch folder")
     return observe(batches, slurm)
+
+
+def page_rows(observation: Observation) -> list[dict[str, Any]]:
+    """Return the status of a batch's runs, as the page takes it: of running ones with their progress."""
+    from src.submission.status import status
+
+    running = [run for run in observation.runs.values() if run.state.name == states.RUNNING]
+    progress = {row.run: {"epochs_done": row.epochs_done, "epochs": row.epochs, "left": row.left, "why": row.why}
+                for row in status.rows(running[:_MAX_PROGRESS])}
+    return [{"batch": observation.path, "run": run.name, "state": run.state.name, "why": run.state.why,
+             "slurm_job": run.state.slurm_job, **_times(run.attempt or {}), **progress.get(run.name, {})}
+            for run in observation.runs.values()]
+
+
+def _times(attempt: Mapping[str, Any]) -> dict[str, float]:
+    """The start of an attempt, and its end if it has ended; without those that are unknown."""
+    times = {"started": attempt.get("start"), "ended": attempt.get("end") if attempt.get("how") else None}
+    return {name: time for name, time in times.items() if time is not None}
 
 
 def confirm(question: str, nothing_done: str, options: argparse.Namespace) -> None:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from src import loopback, notes
 from src.command_output import Output
-from src.commands.common import observe_batches
+from src.commands.common import observe_batches, page_rows
 from src.commands.records import project_commit
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.status import retry_policy, run_lookup
-from src.submission.status.observation import Observation, Run
+from src.submission.status.observation import Observation
 
 if TYPE_CHECKING:
     from src.commands import documents
+    from src.dashboard.live import Live
     from src.dashboard.server import Server
 
 
@@ -55,17 +56,23 @@ def _active_batches() -> list[str]:
 
 def _make_server(batches: Sequence[str], options: argparse.Namespace) -> Server:
     from src.analysis.page import write
-    from src.dashboard.live import Live
     from src.dashboard.server import Server
 
     logging.getLogger("src.analysis").setLevel(logging.ERROR)  # the page has the warnings
-    status = _Status(batches, options.interval)
     try:
-        return Server(Live(batches, status.rows, status.resources), options.port, write.page(None), write.policy(),
+        return Server(make_live(batches, options.interval), options.port, write.page(None), write.policy(),
                       lambda batch, text: notes.add(batch, text, project_commit()))
     except OSError as error:
         raise BatchError(f"port {options.port} cannot be used: {error.strerror}", where="--port",
                          hint="leave the option out for a free port") from None
+
+
+def make_live(batches: Sequence[str], interval: float | None) -> Live:
+    """Return the document of batches, which follows their files. interval: seconds between queries of Slurm."""
+    from src.dashboard.live import Live
+
+    status = _Status(batches, interval)
+    return Live(batches, status.rows, status.resources)
 
 
 class _Status:
@@ -83,21 +90,13 @@ class _Status:
 
         batches = [batch for batch in self._batches if os.path.isdir(batch)]
         self._observations = self._poller.poll(lambda slurm: observe(batches, slurm, read_only=True))
-        return [{"batch": observation.path, **_row(run)}
-                for observation in self._observations for run in observation.runs.values()]
+        return [row for observation in self._observations for row in page_rows(observation)]
 
     def resources(self) -> dict[str, Sequence[Sequence[str]]]:
         """Return what the Slurm jobs of the batches that were observed last used and requested."""
         from src.submission.status import efficiency
 
         return {path: usage.resources() for path, usage in efficiency.usage_by_batch(self._observations).items()}
-
-
-def _row(run: Run) -> dict[str, Any]:
-    attempt = run.attempt or {}
-    times = {"started": attempt.get("start"), "ended": attempt.get("end") if attempt.get("how") else None}
-    return {"run": run.name, "state": run.state.name, "why": run.state.why, "slurm_job": run.state.slurm_job,
-            **{name: time for name, time in times.items() if time is not None}}
 
 
 def _serve(server: Server) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from src import metrics
 from src.command_output import Output
-from src.commands.common import PROJECT
+from src.commands.common import PROJECT, page_rows
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.planning.command_line import positive
@@ -85,12 +85,12 @@ def add_sync_wandb(parser: argparse.ArgumentParser) -> None:
 def report(options: argparse.Namespace) -> Output:
     """Write the HTML report and print its path."""
     from src.analysis.report import write_report
-    from src.submission.status import efficiency, status
+    from src.submission.status import efficiency
     from src.submission.status.observe import observe
 
     batches = [batch_folder.require_batch(path) for path in options.batches]
     observations = observe(batches)
-    rows = [{**row, "batch": batch["batch"]} for batch in map(status.as_json, observations) for row in batch["runs"]]
+    rows = [row for observation in observations for row in page_rows(observation)]
     resources = {path: usage.resources() for path, usage in efficiency.usage_by_batch(observations).items()}
     document: documents.Report = {
         "report": os.path.abspath(write_report(batches, options.to, status=rows, resources=resources))}

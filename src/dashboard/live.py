@@ -107,7 +107,8 @@ class Live:
         self._curve_names: list[str] = []
         self.is_asleep = False  # until a browser is there
         self._reported = ""
-        self._updated = set[str]()  # runs that have changed since the document began to be made
+        # runs that have changed since the document began to be made, and since they were observed
+        self._updated, self._written = set[str](), set[str]()
         self._thread = threading.Thread(target=self._run, name="live page", daemon=True)
 
     def start(self) -> None:
@@ -174,6 +175,7 @@ class Live:
             has_runs = bool(self._scan.changed_batches(self.batches))
         self._has_events |= has_runs
         self._has_moves |= has_runs or any(changed.values())
+        self._written |= changed.keys()
         paths = {*changed, *self._observe()}
         self._updating.cost = 0.0
         if built := self._building.take():
@@ -192,7 +194,7 @@ class Live:
         if not self._observing.is_running and (
                 self._has_moves and self._observing.is_due(_OBSERVE_PAUSE, _OBSERVE_SHARE)
                 or self._observing.is_due(_QUIET_OBSERVE_PAUSE, _QUIET_OBSERVE_SHARE)):
-            self._has_moves = False
+            self._has_moves, self._written = False, set()
             self._observing.start(self._read)
             return set()
         if (observed := self._observing.take()) is None:
@@ -230,15 +232,14 @@ class Live:
 
     def _rows(self, results: Results) -> Rows:
         """The status rows of runs, in view of what their files show since they were observed."""
-        has_rows = set(results.long["run"].cat.codes)
         rows = []
-        for number, (folder, end) in enumerate(zip(results.config["folder"], results.config["end"], strict=True)):
+        for folder, end in zip(results.config["folder"], results.config["end"], strict=True):
             path = os.path.abspath(folder)
             row = {"batch": os.path.dirname(path), "run": os.path.basename(path), "state": "new", "why": "",
                    **self._status.get(path, {})}
             if end not in (None, run_folder.PAUSED):
                 row |= {"state": run_columns.state_of_end(end), "why": ""}
-            elif row["state"] in _WAITING and number in has_rows:
+            elif row["state"] in _WAITING and path in self._written:
                 row["state"] = "running"
             rows.append(row)
         return rows

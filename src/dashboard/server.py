@@ -38,11 +38,11 @@ class Server:
     """
 
     def __init__(self, live: Live, port: int, page: str, policy: str, add_note: AddNote) -> None:
-        self.live, self.page, self.add_note, self.guard = live, page, add_note, Guard()
+        self.live, self.page, self.policy, self.add_note, self.guard = live, page, policy, add_note, Guard()
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="dashboard")
         self._sockets = tornado.netutil.bind_sockets(port, loopback.ADDRESS)
         self.port: int = self._sockets[0].getsockname()[1]
-        arguments = {"server": self, "guard": self.guard, "policy": policy}
+        arguments = {"server": self}
         self._application = tornado.web.Application(
             [(self.guard.folder + name, handler, arguments) for name, handler in (
                 ("", _Page), ("document", _Document), ("changes", _Changes), ("run", _Run), ("curves", _Curves),
@@ -99,8 +99,8 @@ class _HTTPServer(tornado.httpserver.HTTPServer):
 
 
 class _Handler(GuardedHandler):
-    def initialize(self, server: Server, guard: Guard, policy: str) -> None:  # type: ignore[override]
-        super().initialize(guard, policy)
+    def initialize(self, server: Server) -> None:  # type: ignore[override]
+        super().initialize(server.guard, server.policy)
         self.server, self.live = server, server.live
 
     def prepare(self) -> None:

@@ -19,6 +19,7 @@ from src.errors import ResultsError
 
 _MAX_SETTINGS, _MAX_BEST = 10, 10  # in the tables of the best ones
 _MAX_SKIPPED, _MAX_ACTIVE = 1000, 200
+_ACTIVE_COLUMNS = ("run", "state", "epochs_done", "epochs", "left", "slurm_job", "why")  # of status rows
 
 
 def ranking_columns(df: pd.DataFrame) -> list[str]:
@@ -142,9 +143,8 @@ def active(status: Sequence[Mapping[str, Any]] | None) -> Table | None:
     rows = [row for row in status or () if row["state"] in failures.ACTIVE]
     if not rows:
         return None
-    frame = pd.DataFrame([{name: "" if cell is None else cell for name, cell in row.items() if name != "batch"}
-                          for row in rows[:_MAX_ACTIVE]])
-    frame = frame[[name for name in frame if any(cell not in ("", [], ()) for cell in frame[name].tolist())]]
+    cells = [{name: row.get(name) for name in _ACTIVE_COLUMNS} for row in rows[:_MAX_ACTIVE]]
+    frame = pd.DataFrame(cells, dtype=object).replace("", None).dropna(axis="columns", how="all")
     notes_above = [f"The first {_MAX_ACTIVE:,} of {len(rows):,}."] if len(rows) > _MAX_ACTIVE else []
     return plain.table(f"Not ended ({len(rows):,})", frame, notes_above, ["run", "why"])
 
