@@ -31,6 +31,12 @@ def proportional_memory(processes: Iterable[int]) -> int | None:
     return sum(1024 * int(size[1]) for size in sizes if size) or None
 
 
+def peak_memory() -> int:
+    """Return the most bytes that this process alone had resident; getrusage may return those of the one before exec."""
+    lines = _read("/proc/self/status").splitlines()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def cpu_seconds(processes: Iterable[int]) -> float:
     """Return the CPU time of processes together, with that of their children that have ended."""
     ticks = 0

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from src.io import process_tree
+from tests.conftest import ROOT
 
 GROW = """
 import subprocess, sys
@@ -36,3 +37,10 @@ def test_memory_and_time_of_descendants_count() -> None:
         parent.communicate(b"\n")
     assert process_tree.memory([parent.pid]) == process_tree.cpu_seconds([parent.pid]) == 0
     assert process_tree.pids(os.getpid())[0] == os.getpid()
+
+
+def test_peak_is_not_that_of_the_process_that_started_this_one() -> None:
+    ballast = bytearray(os.urandom(1000) * 100_000)
+    program = "from src.io import process_tree; print(process_tree.peak_memory())"
+    peak = int(subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True).stdout)
+    assert 1_000_000 < peak < len(ballast)

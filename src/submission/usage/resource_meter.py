@@ -84,5 +84,5 @@ class ResourceMeter:
             return {**use, "processes": process.world_size()}
         cpu = process_tree.cpu_seconds(process_tree.pids(os.getpid())) - self._cpu_before
         # of this process, and of the largest child that has ended; a short run has no sample
-        peaks = [1024 * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        peaks = process_tree.peak_memory(), 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         return {**use, "memory": max(self._memory, *peaks), "cpu": cpu / max(time.monotonic() - self._start, 1e-3)}
