@@ -141,7 +141,8 @@ def main() -> None:
         session = record(folder)
     finally:
         shutil.rmtree(folder)
-    still = max(index for index, frame in enumerate(session) if any(" runs " in row and " running " in row for row in frame.rows))
+    still = max(index for index, frame in enumerate(session) if any(
+        " runs " in row and " running " in row for row in frame.rows))
     files.write_atomic(_SESSION, svg(session, _COLUMNS, _LINES, still, _TITLE), sync=False)
     print(_SESSION.relative_to(_ROOT))
 
