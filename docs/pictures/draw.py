@@ -25,6 +25,7 @@ _COLOURS = 192  # a palette: a third of the bytes
 PICTURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "metric_against": lambda df: plots.metric_against(
         filt(df, momentum=0.9), "base_lr", "val/.*/loss", columns="model", legend="averaging", log_y=True),
+    "metric_against-categories": lambda df: plots.metric_against(df, "model", "val/last/accuracy", legend="base_lr"),
     "overview": lambda df: plots.overview(df, "val/last/accuracy", n=12),
     "learning_curves": lambda df: plots.learning_curves(
         filt(df, model="tiny/lenet"), "val/last/accuracy", columns="averaging", rows="momentum", legend="base_lr"),

@@ -335,7 +335,7 @@
 
     _create(plan) {
       const {ink, soft, line, back} = palette, style = getComputedStyle(this.element);
-      const height = parseInt(style.getPropertyValue("--chart-height"), 10) || plan.height || 340;
+      const height = plan.height ?? (parseInt(style.getPropertyValue("--chart-height"), 10) || 340);
       const figure = Bokeh.Plotting.figure({height, sizing_mode: "stretch_width", min_width: 220,
         x_range: this._range(plan.x), y_range: this._range(plan.y),
         x_axis_type: plan.x.log ? "log" : "linear", y_axis_type: plan.y.log ? "log" : "linear", tools: "",
@@ -389,6 +389,7 @@
     // New data in the same figure. A view that the reader has zoomed stays, unless the filter or a setting changed
     _refill(plan, events) {
       plan.glyphs.forEach((glyph, at) => { this.sources[at].data = glyph.data; });
+      if (plan.height) this.figure.height = plan.height;
       this.figure.xaxis.each(one => labelAxis(one, plan.x));
       this.figure.yaxis.each(one => labelAxis(one, plan.y));
       const live = [...events].every(event => event === "data" || event === "selection");

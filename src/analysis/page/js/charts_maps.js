@@ -29,7 +29,7 @@
         names.length < parts.settingNames(store).length && !wanted.length ? `the first ${names.length} parameters` : "",
         "drag along an axis to select; more axes narrow the selection down", parts.metricNote(store)];
       return {title: "Parallel coordinates", groups: this.groups, caption: `${notes.filter(Boolean).join("; ")}.`,
-        height: 360, controls: this._controls(),
+        controls: this._controls(),
         x: {start: -0.35, end: n - 0.5, ticks: this.axes.map((axis, at) =>
           [at, shorten(parts.label(store, axis.name), 22)]), rotated: narrow, label: ""},
         y: {start: -0.06, end: 1.06, hidden: true, label: ""}, glyphs: [

@@ -64,7 +64,7 @@
         ? `No run that passes the filter has both ${parts.label(store, xName)} and ${parts.label(store, metric)}.`
         : "No run passes the filter.");
       const groups = parts.groups(store, store.settings.group, this.runs);
-      this.px = Float64Array.from(this.runs, run => axis.of(run) + (axis.numeric ? 0 : 0.5 * jitter(run)));
+      this.px = this._spread(axis);
       this.py = Float64Array.from(this.runs, ofY);
       this.groups = groups;
       this.position = new Map(this.runs.map((run, at) => [run, at]));
@@ -97,10 +97,23 @@
         && this.groups.kind !== "levels" ? 0 : 0.8, line_width: 1};
     }
 
+    // The x of each run. Runs of a category, and of a number that many share, are spread out around it
+    _spread(axis) {
+      const xs = Float64Array.from(this.runs, axis.of), levels = new Set(xs).size;
+      if (!axis.numeric) return xs.map((x, at) => x + 0.5 * jitter(this.runs[at]));
+      if (levels < 2 || levels > MAX_MEANS || levels * 4 > xs.length) return xs;
+      const [low, high] = parts.extent(xs), width = 0.3 / levels;  // of the axis
+      return xs.map((x, at) => axis.log ? x * (high / low) ** (width * jitter(this.runs[at]))
+        : x + width * (high - low) * jitter(this.runs[at]));
+    }
+
     _means(axis, value) {
       const members = new Map();
-      for (const run of gridiron.counted(this.store, this.runs)) { const x = axis.of(run);
-        if (!members.has(x)) members.set(x, []); members.get(x).push(value[run]); }
+      for (const run of gridiron.counted(this.store, this.runs)) {
+        const x = axis.of(run);
+        if (!members.has(x)) members.set(x, []);
+        members.get(x).push(value[run]);
+      }
       if (axis.numeric && (members.size > MAX_MEANS || members.size === this.runs.length)) return {x: [], y: []};
       return {x: [...members.keys()], y: [...members.values()].map(parts.mean)};
     }
