@@ -22,7 +22,8 @@ from tests.analysis.make_batch import make_batch
 from tests.conftest import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "view_results.ipynb"
-DRAWN = [path for path in sorted((ROOT / "docs" / "pictures").glob("*.png")) if path.stem not in ("report", "search")]
+DRAWN = [path for path in sorted((ROOT / "docs" / "pictures").glob("*.png"))
+         if path.stem not in ("report", "search", "watch")]
 
 
 @pytest.fixture(autouse=True)
