@@ -111,10 +111,13 @@ class Lane:
         """Return the room for runs like those that run; like all before, if none does."""
         settings = {use.progress.setting for use in uses.values()}
         largest = [values for setting, values in self._largest.items() if setting in settings or not settings]
-        used_gpu = sum(use.gpu_memory or 0.0 for use in uses.values()) or capacity.gpu_used or 0.0
+        counted, used_gpu = sum(use.gpu_memory or 0.0 for use in uses.values()), capacity.gpu_used or 0.0
+        gpu_memory = capacity.gpu_memory
+        if counted and gpu_memory:  # the rest is used by others, who came later
+            gpu_memory, used_gpu = gpu_memory - max(0.0, used_gpu - counted), counted
         cpus = [value for *_, value in largest if value is not None]
         gpu_per_run = max((gpu for _, gpu, _ in largest), default=0.0) or (used_gpu / len(uses) if uses else 0.0)
-        return Room(capacity.memory, capacity.cpus, capacity.gpu_memory, sum(use.memory for use in uses.values()),
+        return Room(capacity.memory, capacity.cpus, gpu_memory, sum(use.memory for use in uses.values()),
                     used_gpu, max((memory for memory, *_ in largest), default=0.0) or None, gpu_per_run or None,
                     sum(cpus) / len(cpus) if cpus else None)
 

@@ -1,4 +1,4 @@
-"""Signals that a run receives: time limit near (USR1), stop (TERM from Slurm and workers, INT from Ctrl-C)."""
+"""Signals that a run receives: save the state (USR1), stop (TERM from Slurm and workers, INT from Ctrl-C)."""
 from __future__ import annotations
 
 import contextlib

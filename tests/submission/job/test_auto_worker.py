@@ -8,9 +8,14 @@ import pytest
 
 import experiments
 from src.errors import JobSpecError
+from src.io import machine
 from src.submission.batch import reproduce
+from src.submission.batch.usage_history import kind_of
 from src.submission.job.worker_child import is_out_of_memory
 from src.submission.planning import command_line
+from src.submission.slots import record
+from src.submission.slots.lane import Lane
+from src.submission.slots.policy import Guess
 from tests.submission.conftest import Project
 
 # A train.py whose runs take 150 steps, and go on after the last one of an earlier start. batch_size selects what
@@ -110,6 +115,21 @@ def test_youngest_run_yields_and_resumes_exactly(packed: Project) -> None:
     yields = [record for record in records_of(packed) if record.get("yielded")]
     assert yields and {record["how"] for record in yields} == {"requeued"}  # though max_requeues is 0
     assert state_of(packed)["best"] == 1
+
+
+def test_worker_begins_with_what_an_earlier_batch_found(packed: Project) -> None:
+    earlier = packed.results / "26-01-01-earlier"
+    (earlier / "submissions").mkdir(parents=True)
+    (earlier / "submissions" / "t.jsonl").touch()
+    (earlier / "job.yaml").touch()
+    kinds = {kind_of({"batch_size": 1, "max_requeues": 0})}
+    lane = Lane(None, Guess(3, 4))
+    lane.policy.is_settled = True
+    record.SlotsRecord(str(earlier), "t", "0", kinds, machine.cpu_limit(), None).write([lane.state()])
+    packed.spec.write_text(JOB_SPEC.format(batch_size=1, rates="0.1, 0.2, 0.3, 0.4, 0.5, 0.6"))
+    assert packed.submit(packed.spec, "--local", "--workers", "1", "--slots", "auto", "-y") == 0
+    log, = packed.results.glob("*-packed/submissions/*.workers.log")
+    assert log.read_text().startswith("slots: 3 at a time at first: 26-01-01-earlier\n")
 
 
 @pytest.mark.parametrize(("batch_size", "error"), [(3, "CUDA out of memory"), (4, "killed by signal 9")])

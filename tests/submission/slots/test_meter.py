@@ -79,6 +79,14 @@ def test_each_gpu_is_read_by_itself(stand_in: NvmlStandIn) -> None:
     assert gpus["1"].memory_of([11, 12]) == 5 * _GIB and gpus["0"].memory_of([11, 12]) is None
 
 
+def test_memory_that_others_take_later_is_not_for_the_runs(stand_in: NvmlStandIn) -> None:
+    gpu, lane = find_gpus(["0"])["0"], Lane("0")
+    stand_in.used["0"] += 24 * _GIB
+    uses = {"x": RunUse(Progress("a", 0.0, 1.0), gpu_memory=4.0 * _GIB)}  # and 20 GiB of others, who came later
+    lane.read(1.0, uses, 9, Capacity(None, None, *gpu.read()))
+    assert (lane.room.gpu_memory, lane.room.gpu_used) == (59 * _GIB, 4 * _GIB)
+
+
 def test_part_of_a_gpu_shows_its_memory_alone(stand_in: NvmlStandIn) -> None:
     gpu = find_gpus(["MIG-a"])["MIG-a"]
     stand_in.used["MIG-a"] = 6 * _GIB
