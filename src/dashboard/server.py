@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,7 @@ from src.errors import UserError, one_line
 from src.printable import printable
 
 _WAIT_SECONDS = 25.0  # for which a request waits for changes
+_READ_SECONDS = 300.0  # for which the first request waits for the document
 _SEND_SECONDS = 60.0  # for which a browser may take to receive an answer
 _MAX_CONNECTIONS = 64
 _MAX_BODY, _MAX_HEADERS = 64 * 1024, 16 * 1024  # bytes of a request
@@ -149,9 +151,9 @@ class _Page(_Handler):
 
 class _Document(_Handler):
     async def get(self) -> None:
-        changed = self.server.changed
-        if not self.live.published.version:
-            await self.wait(changed)
+        end = time.monotonic() + _READ_SECONDS
+        while not self.live.published.version and time.monotonic() < end:
+            await self.wait(self.server.changed)
         version, body = self.live.published.encoded()
         if not version:
             raise Refusal(503, "the results are still being read")

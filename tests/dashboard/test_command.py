@@ -26,7 +26,8 @@ from src.analysis.page import document
 from src.analysis.reading.results import read_results
 from src.commands import dashboard
 from src.commands.common import page_rows
-from src.submission.status.observe import observe
+from src.submission.status.observation import Observation
+from src.submission.status.observe import SlurmView, observe
 from tests.analysis.make_batch import DIGITS, curves, grid, make_batch, make_run
 from tests.conftest import ROOT
 
@@ -137,3 +138,19 @@ def test_report_and_dashboard_have_the_same_document(batch: str) -> None:
 
 def without_times(built: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in built.items() if name not in ("live", "written", "version")}
+
+
+def test_slurm_is_queried_as_by_watch(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries: list[tuple[bool, bool]] = []
+
+    def observe_batches(batches: list[str], slurm: SlurmView, read_only: bool) -> list[Observation]:
+        queries.append((slurm.is_due, read_only))
+        slurm.was_queried = slurm.is_due
+        return []
+
+    monkeypatch.setattr("src.submission.status.observe.observe", observe_batches)
+    status = dashboard._Status([batch], None)
+    for _ in range(3):
+        assert status.rows() == []
+    assert queries == [(True, True), (False, True), (False, True)], "the others read files alone"
+    assert dashboard._Status([batch, f"{batch}-gone"], 0.0).rows() == []
