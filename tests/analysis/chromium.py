@@ -52,9 +52,13 @@ class Tab:
 
     def open(self, path: str, fragment: str = "") -> None:
         """Load a file, scripts and pictures too, and forget earlier events. fragment: with its #."""
-        self.events.clear()
         self._opened += 1  # a new address each time: another fragment alone would load nothing
-        self.call("Page.navigate", url=f"{Path(path).as_uri()}?{self._opened}{fragment}")
+        self.visit(f"{Path(path).as_uri()}?{self._opened}{fragment}")
+
+    def visit(self, url: str) -> None:
+        """Load an address, and forget earlier events."""
+        self.events.clear()
+        self.call("Page.navigate", url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
