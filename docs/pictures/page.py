@@ -19,7 +19,7 @@ from tests.analysis.chromium import Tab, chromium
 
 _FOLDER = os.path.dirname(__file__)
 _COLORS = 96  # a palette: a third of the bytes
-_PAUSE = 1.0  # seconds for the last chart
+_PAUSE = 2.0  # seconds for the last chart
 
 
 class View(NamedTuple):
@@ -35,15 +35,15 @@ class View(NamedTuple):
 _BEST = "gridiron.store.runs.value.indexOf(Math.max(...gridiron.store.runs.value))"
 VIEWS = {
     "report": View("", 1280, 1250),
-    "report-table": View(
-        "gridiron.store.filter('base_lr>=0.25 model~lenet'); gridiron.store.set({sort: '-value'});"
+    "report-selection": View(
+        "gridiron.store.filter('model~lenet val/last/accuracy>0.15'); gridiron.store.set({sort: '-value'});"
         "gridiron.store.select(gridiron.overview.order().slice(0, 5));"
         "document.getElementById('charts').scrollIntoView()", 1280, 900, is_dark=True),
     "report-run": View(f"gridiron.store.open({_BEST})", 1280, 1000),
     "report-compare": View(
         "const of = value => gridiron.toRanges([...gridiron.store.column('averaging').entries()]"
         ".filter(([, other]) => other === value).map(([run]) => run));"
-        "gridiron.store.set({view: 'compare', a: of(null), b: of('poly_8')})", 1280, 760, is_dark=True),
+        "gridiron.store.set({view: 'compare', a: of(null), b: of('poly_8')})", 1280, 1000, is_dark=True),
     "report-phone": View("", 390, 844, scale=1.5),
 }
 
