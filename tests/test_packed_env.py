@@ -159,6 +159,25 @@ def test_dead_mount_is_removed_and_failing_one_is_unpacked(node: Node) -> None:
     assert errors.endswith(f"is used from where it is: {image.name} cannot be mounted (fuse: device not found)")
 
 
+@can_mount
+@as_root
+def test_root_mounts_without_squashfuse(node: Node, tmp_path: Path) -> None:
+    image = node.pack()
+    (tmp_path / "programs").mkdir()
+    for path in Path("/usr/bin").iterdir():
+        if not path.name.startswith("squashfuse"):
+            (tmp_path / "programs" / path.name).symlink_to(path)
+    (tmp_path / "point").mkdir()
+    if subprocess.run(["mount", "-t", "squashfs", "-o", "loop", image, tmp_path / "point"], capture_output=True
+                      ).returncode:
+        pytest.skip("this machine has no loop device, or no squashfs in its kernel")
+    subprocess.run(["umount", tmp_path / "point"], check=True)
+    for _ in range(2):
+        assert node.run(PATH=str(tmp_path / "programs"), GRIDIRON_PACKED="mount")[1] == ""
+        assert len(node.copies()) == 1
+    subprocess.run(["umount", node.folder / node.copies()[0]], check=True)
+
+
 @pytest.mark.parametrize("form", [*FORMS, "gzip"])
 def test_unpacked_copy_is_used_again(form: str, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     if form == "gzip":  # where there is no zstd
@@ -168,6 +187,8 @@ def test_unpacked_copy_is_used_again(form: str, node: Node, monkeypatch: pytest.
     prefix, errors = node.run(GRIDIRON_PACKED="unpack")
     assert errors == "" and prefix == str(node.folder / node.copies()[0])
     inode = os.stat(prefix).st_ino
+    assert node.run(GRIDIRON_PACKED="unpack") == (prefix, "")
+    os.utime(f"{prefix}.lock", (1, 1))
     assert node.run(GRIDIRON_PACKED="unpack") == (prefix, "")
     assert os.stat(prefix).st_ino == inode and node.copies() == [os.path.basename(prefix)]
     assert sorted(os.listdir(prefix)) == sorted([*os.listdir(node.environment), ".gridiron-packed.json"])

@@ -41,14 +41,15 @@ use_packed() {
 
 # packed_copy MODE: set `copy` to a copy that this shell has locked, or add to `problem` why there is none
 packed_copy() {
-    local base folder making lock image_path=$environment.packed/$image name=${image%%.*}
+    local base folder making lock boot image_path=$environment.packed/$image name=${image%%.*}
+    boot=$(</proc/sys/kernel/random/boot_id) # what a crash of the node left is not used
     local bases=(${SLURM_TMPDIR:+"$SLURM_TMPDIR"} ${TMPDIR:+"$TMPDIR"} /tmp)
     [[ -z ${GRIDIRON_LOCAL:-} ]] || bases=("$GRIDIRON_LOCAL")
     for base in "${bases[@]}"; do
         if ! packed_folder "$1" || ! exec {making}>"$folder/making"; then continue; fi
         if flock --timeout "${GRIDIRON_UNPACK_TIMEOUT:-900}" "$making"; then
             packed_clean
-            copy=$folder/$name.$(</proc/sys/kernel/random/boot_id) # what a crash of the node left is not used
+            copy=$folder/$name.$boot
             [[ $1 == unpack ]] || copy=$(mktemp --directory "$folder/$name.mount.XXXXXX")
             exec {lock}>"$copy.lock"
             flock --shared "$lock" # only the holder of `making` locks it exclusively
@@ -141,8 +142,8 @@ packed_clean() {
     local lock old other
     for lock in "$folder"/*.lock; do
         other=${lock%.lock}
-        [[ $other == *.mount.* || ($other == "$folder/${name%-*}-"* && $other != "$folder/$name".*) ||
-            -n $(find "$lock" -mmin +1440 2>/dev/null) ]] || continue
+        [[ $other != "$folder/$name.$boot" && ($other == *.mount.* || $other == "$folder/${name%-*}-"* ||
+            -n $(find "$lock" -mmin +1440 2>/dev/null)) ]] || continue
         exec {old}<"$lock" || continue
         if flock --exclusive --nonblock "$old"; then
             if [[ $other == *.mount.* ]]; then packed_unmount "$other"; else rm --recursive --force -- "$other"; fi
