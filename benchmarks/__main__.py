@@ -8,8 +8,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
-MODULES = ("startup", "grid", "loop", "stacked", "resume", "data", "makespan", "gather", "status", "watch",
-           "submission", "tracking", "workers", "slots", "ddp", "search", "page")
+MODULES = ("startup", "startup_storm", "grid", "loop", "stacked", "resume", "data", "makespan", "gather", "status",
+           "watch", "submission", "tracking", "workers", "slots", "ddp", "search", "page")
 PAGE = Path("docs/benchmarks.md")
 HEAD = """\
 # Benchmarks
