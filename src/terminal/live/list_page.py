@@ -123,14 +123,14 @@ class ListPage(Page):
         order = batch.names.varying.get(runs.order, runs.order)
         parts = [f"{len(runs.runs):,} of {count(len(batch.observation.runs), 'run')}",
                  f"sorted by {order}{', reversed' if runs.is_reversed else ''}"]
-        metric = run_columns.best_metrics(item.row for run in runs.window(self._height)
-                                          if (item := self._reader.details.get(run.path))).title
-        parts += [f"best: {metric}"] if metric else []
         if runs.order in NEEDS_DETAILS:
             missing = sum(run.path not in self._reader.details for run in batch.observation.runs.values())
             parts += [f"{missing:,} still to read"] if missing else []
         parts += [f"only {runs.group}"] if runs.group != "all" else []
         parts += [f"with '{clean(runs.text)}' (Esc: all)"] if runs.text else []
+        metric = run_columns.best_metrics(item.row for run in runs.window(self._height)
+                                          if (item := self._reader.details.get(run.path))).title
+        parts += [f"best: {metric}"] if metric else []
         parts += [f"too narrow for {', '.join(fitted.left_out)}"] if fitted.left_out else []
         return Text(cells.truncate("  " + "  ·  ".join(parts), columns), colors.DIM)
 
