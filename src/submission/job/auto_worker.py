@@ -29,6 +29,7 @@ from src.submission.system import process
 MOST = 256  # runs at a time
 _INTERVAL, _SETTLED_INTERVAL = 1.0, 5.0  # seconds between readings while a number is searched, and afterwards
 _MAX_FAULTS = 3  # times that a run is put back after it was out of memory
+_GPU_RUNS = 4  # runs on a GPU compute on the CPUs now and then: more of them may share these
 _MAX_SPECS = 200  # that are read for the first guess
 
 
@@ -97,8 +98,9 @@ class AutoWorker(Worker):
             path = os.path.join(self.tasks.run_path(name), run_folder.CONFIG)
             return int(yaml_io.load_file(path)["facts"]["threads"])
         # a share does not depend on how many run at the moment, so that rates can be compared
-        runs = len(self.tasks.tickets) / self.tasks.workers / len(self.lanes)
-        return max(1, int(self.meter.cpus / max(1, min(self.lane_of(slot).most(), runs, self.meter.cpus))))
+        lane, runs = self.lane_of(slot), len(self.tasks.tickets) / self.tasks.workers / len(self.lanes)
+        most = min(lane.most(), runs, self.meter.cpus if lane.gpu is None else _GPU_RUNS)
+        return max(1, int(self.meter.cpus / max(1, most)))
 
     def _gpus(self, slot: int) -> list[str]:
         gpu = self.lane_of(slot).gpu
