@@ -35,7 +35,7 @@ SNAPSHOT = "snapshot"  # a copy of the project's sources, from which runs start
 SOURCES = "sources.json"  # hashes of the code at submission
 COMMIT = "COMMIT"  # in a snapshot: its commit
 # in a run folder
-SPEC = "spec.yaml"
+SPEC = contents.SPEC
 CONFIG = "config.yaml"
 STATS = "stats.csv"
 STEPS = "steps.csv"  # a row every log_steps optimizer steps: these columns, and those that a task logs

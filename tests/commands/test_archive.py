@@ -14,7 +14,7 @@ from src.analysis.reading import arrays, runs
 from src.analysis.reading.results import read_results
 from src.archive import run_files
 from src.errors import BatchError
-from src.submission.batch import batch_folder
+from src.submission.batch import batch_folder, claims
 from src.submission.job import attempt
 from tests.submission.conftest import Project, project
 
@@ -100,6 +100,7 @@ def test_archived_runs_are_never_started_again(project: Project, batch: Path, co
     assert len(run_folder.run_names(batch)) == 6 and not any((batch / name).exists() for name in archived)
     assert commands.run("archive", batch).startswith(f"{batch}: 4 runs archived")
     assert project.submit(*same, "--extend") == 0 and names(batch) == []
+    assert not any(claims.can_start(str(batch / name), 1, "a job that was restarted") for name in archived)
     spec = str(batch / archived[0] / "spec.yaml")
     assert attempt.main([spec], train=lambda *_: "completed", warm_up=lambda _: None) == 0
     assert "this run has ended already (completed)" in capsys.readouterr().out
@@ -147,6 +148,12 @@ def test_reproduce_begins_with_unarchive(batch: Path, commands: Commands) -> Non
     out = commands.run("reproduce", f"{batch}:0")
     assert re.search(r"experiments.py unarchive \S+", out), out
     assert run_files.is_archived(batch / run_folder.run_names(batch)[0])
+
+
+def test_a_batch_of_several_machines_is_not_archived(batch: Path, commands: Commands) -> None:
+    (batch / "submissions" / "from-far.json").write_text(json.dumps({"host": "far", "time": 1.8e9, "journals": []}))
+    commands.run("archive", batch, code=2)
+    assert not (batch / "archive").exists()
 
 
 def test_a_damaged_archive_is_named(batch: Path, commands: Commands, capsys: pytest.CaptureFixture[str]) -> None:
