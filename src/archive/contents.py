@@ -21,6 +21,7 @@ FOLDER = "archive"
 SPEC = "spec.yaml"  # every run folder has it
 _VOLUME = re.compile(r"([1-9][0-9]{0,8})\.zip\Z")
 _TRUSTED_SECONDS = 1.0  # for which a run that was in an archive is read without looking for newer volumes
+_FOUND_SECONDS, _MAX_FOUND = 0.02, 256  # for which a found run is not looked up again; number of these runs
 _MAX_ARCHIVES = 16  # that stay open
 
 _Stamp = tuple[tuple[int, int, int, int], ...]  # of each volume: number, inode, size, mtime_ns
@@ -62,6 +63,7 @@ def volume_name(number: int) -> str:
 
 _archives: dict[str, Archive] = {}  # by the absolute path of their folder
 _seen: set[str] = set()  # the folders of all archives that were read
+_found: dict[str, tuple[float, ArchivedRun]] = {}  # by the path of the folder: when, and which
 _lock = _thread.allocate_lock()  # threading takes time to load
 
 
@@ -89,6 +91,21 @@ def of_batch(batch: str | os.PathLike[str]) -> Archive | None:
 
 def find(folder: str | os.PathLike[str]) -> ArchivedRun | None:
     """Return a run by the path of its folder, which is not there; None if it is not in the archive of its batch."""
+    run = _find(folder)
+    if run:
+        if len(_found) > _MAX_FOUND:
+            _found.clear()
+        _found[os.fspath(folder)] = time.monotonic(), run
+    return run
+
+
+def just_found(folder: str | os.PathLike[str]) -> ArchivedRun | None:
+    """Return a run that was found a few milliseconds ago, as when several of its files are read; otherwise None."""
+    found = _found.get(os.fspath(folder))
+    return found[1] if found and time.monotonic() < found[0] + _FOUND_SECONDS else None
+
+
+def _find(folder: str | os.PathLike[str]) -> ArchivedRun | None:
     batch, name = os.path.split(os.path.abspath(folder))
     cached = _archives.get(os.path.join(batch, FOLDER))
     if cached is None or name not in cached.runs or time.monotonic() > cached.checked_at + _TRUSTED_SECONDS:

@@ -16,7 +16,7 @@ from src.errors import BatchError, shell_command
 from src.io import files
 
 if TYPE_CHECKING:
-    from src.archive.volume import Member
+    from src.archive.volume import Member, Run
 
 Path = str | os.PathLike[str]
 
@@ -58,6 +58,13 @@ def volumes(batch: Path) -> list[str]:
     """Return the paths of the files of a batch's archive."""
     archive = contents.of_batch(batch)
     return [volume.path for volume in archive.volumes] if archive else []
+
+
+def archived_members(batch: Path) -> dict[str, Run]:
+    """Return the files of each archived run that has no folder, by the names of runs; for many runs at once."""
+    archive = contents.of_batch(batch)
+    folders = {*os.listdir(batch)} if archive else set()
+    return {name: run.members for name, run in archive.runs.items() if name not in folders} if archive else {}
 
 
 def require_folder(folder: Path, action: str) -> None:
@@ -143,7 +150,7 @@ def read_with_status(folder: Path, name: str, limit: int = files.MAX_FILE) -> tu
     OSError if it has more than `limit` bytes, is no regular file, or is damaged in the archive.
     """
     path = f"{os.fspath(folder)}/{name}"
-    data, info = files.read_with_status(path, limit)
+    data, info = (None, None) if contents.just_found(folder) else files.read_with_status(path, limit)
     if data is not None:
         return data, info
     if (found := _member(folder, name)) is None:
@@ -189,6 +196,6 @@ def open_binary(folder: Path, name: str) -> BinaryIO:
 
 
 def _member(folder: Path, name: str) -> tuple[ArchivedRun, Member] | None:
-    run = contents.find(folder)
+    run = contents.just_found(folder) or contents.find(folder)
     member = run.members.get(name) if run else None
     return (run, member) if run and member and stat.S_ISREG(member.mode) else None  # links are not followed

@@ -1,7 +1,8 @@
 """Write archives: pack run folders into a new volume, verify it, and publish it under the next free number.
 
 A volume is a ZIP file because its index gives access to single files, because `unzip` and Python's zipfile read it, and
-because it is written in one pass. Text is deflated; checkpoints and arrays, which do not get smaller, are stored.
+because it is written in one pass. Files that tables are made of are stored, since inflating them takes longer than
+reading them from a folder, and so are checkpoints and arrays, which do not get smaller. Logs and others are deflated.
 
 The number of a volume belongs to one process: a hard link to the finished file, which the file system creates for one
 of several callers, gives it its name. A volume that replaces all earlier ones takes exactly the number after those that
@@ -28,7 +29,8 @@ from src.errors import BatchError
 from src.io import files
 
 MAX_VOLUMES = 8  # more are merged
-_STORED_SUFFIXES = (".pt", ".npz", ".npy", ".gz", ".zip", ".png", ".jpg", ".safetensors", ".parquet")
+_STORED_SUFFIXES = ("spec.yaml", "config.yaml", "stats.csv", ".json", ".pt", ".npz", ".npy", ".gz", ".zip", ".png",
+                    ".jpg", ".safetensors", ".parquet")
 _SMALL = 100  # bytes that deflate does not make fewer
 _BLOCK = 1 << 20
 _MIN_TIME, _MAX_TIME = 315619200, 2**31 - 1  # of the fields of ZIP files, in unix seconds

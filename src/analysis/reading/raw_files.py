@@ -3,15 +3,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from src import run_folder, stats_csv
 from src.archive import run_files
 from src.archive.run_files import FileStatus
 from src.errors import UserError, one_line
 from src.io import yaml_io
+
+if TYPE_CHECKING:
+    from src.archive.volume import Member
 
 # above this duration of a call, threads are faster; below it they only wait for each other
 SLOW_CALL_SECONDS = 0.4e-3
@@ -68,6 +71,22 @@ def map_ordered(function: Callable[[_Item], _Result], items: Sequence[_Item]) ->
             yield from (future.result() for future in waiting)
             waiting = ahead
         yield from (future.result() for future in waiting)
+
+
+def read_stamps(parent: str, folders: Sequence[str]) -> list[tuple[int, ...] | None]:
+    """Return `read_stamp` of each of these run folders in a folder."""
+    archived = run_files.archived_members(parent)
+    stamps = {folder: _archived_stamp(members) for folder in folders if (
+        members := archived.get(folder.rpartition("/")[2])) and run_folder.CONFIG in members}
+    others = [folder for folder in folders if folder not in stamps]
+    return [*map({**stamps, **dict(zip(others, map_ordered(read_stamp, others), strict=True))}.get, folders)]
+
+
+def _archived_stamp(members: Mapping[str, Member]) -> tuple[int, ...]:
+    """The stamp of an archived run, with the numbers of `run_files.Status`."""
+    stamped = map(members.get, (run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
+    return tuple([number for member in stamped for number in (
+        (member.crc or 1, member.size, member.time_ns) if member else (0, 0, 0))])
 
 
 def read_stamp(folder: str) -> tuple[int, ...] | None:

@@ -333,7 +333,7 @@ def _read_cache(parent: str, folders: list[str]) -> tuple[list[Columns], np.ndar
     with ThreadPoolExecutor(1) as pool:  # one thread decodes the cache while the other one stats files
         loading = pool.submit(read_cache.load, parent)
         stamps = np.array([stamp or (0,) * raw_files.STAMP_LENGTH
-                           for stamp in raw_files.map_ordered(raw_files.read_stamp, folders)], dtype=np.int64)
+                           for stamp in raw_files.read_stamps(parent, folders)], dtype=np.int64)
         cached_parts = loading.result()
     names = [folder[len(parent) + 1:] for folder in folders]
     return cached_parts, *read_cache.match_runs(cached_parts, names, stamps)
