@@ -68,9 +68,9 @@ def _archived(batch: str, cold: float, cached: float) -> list[tuple[str, float, 
 
     def forget_all() -> None:
         _forget(batch)
-        contents._archives.clear()
+        contents.clear_cache()
 
-    first, again, repeated = _shortest([(forget_all, read), (contents._archives.clear, read), (_nothing, read)])
+    first, again, repeated = _shortest([(forget_all, read), (contents.clear_cache, read), (_nothing, read)])
     file_count = sum(len(files) for _, _, files in os.walk(batch))
     label, limit = f"read {len(names):,} archived runs", 1.0 if len(names) >= 10_000 else None
     return [(f"{label} and write the cache / read folders and write it", first / cold, limit and 1.3),

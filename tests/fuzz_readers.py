@@ -163,7 +163,7 @@ def _readers_of_archives(batch: str) -> Iterator[Reader]:
     from src.archive import contents, run_files
 
     def read() -> None:
-        contents._archives.clear()
+        contents.clear_cache()
         for name in run_folder.run_names(batch):
             folder = os.path.join(batch, name)
             for file in run_files.list_names(folder):

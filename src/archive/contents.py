@@ -114,6 +114,12 @@ def _find(folder: str | os.PathLike[str]) -> ArchivedRun | None:
     return None if run is None or os.path.exists(os.path.join(folder, SPEC)) else run
 
 
+def clear_cache() -> None:
+    """Forget all archives, as a new process would."""
+    _archives.clear()
+    _found.clear()
+
+
 def may_be_restored(folder: str | os.PathLike[str]) -> bool:
     """Return whether the batch of a run had an archive: the run may have been brought back a moment ago."""
     return os.path.join(os.path.dirname(os.path.abspath(folder)), FOLDER) in _seen

@@ -174,11 +174,11 @@ def test_a_bomb_is_refused_without_unpacking_it(tmp_path: Path) -> None:
     # a size that is a lie: more than the index says
     data = path.read_bytes()
     path.write_bytes(data.replace((70_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
-    contents._archives.clear()  # otherwise what was seen less than a second ago is trusted
+    contents.clear_cache()  # otherwise what was seen less than a second ago is trusted
     with pytest.raises(OSError, match="damaged in the archive"):
         run_files.read_bytes(tmp_path / "batch" / "run", "spec.yaml")
     path.write_bytes(data.replace((70_000_000).to_bytes(4, "little"), (2**32 - 2).to_bytes(4, "little")))
-    contents._archives.clear()
+    contents.clear_cache()
     with pytest.raises(BatchError, match="cannot be right"):
         run_files.is_archived(tmp_path / "batch" / "run")
 

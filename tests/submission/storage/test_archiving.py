@@ -332,7 +332,7 @@ def test_a_late_listing_does_not_bring_a_run_back_empty(batch: Path, monkeypatch
 
     monkeypatch.setattr(os, "listdir", list_late)
     monkeypatch.setattr(os, "close", close)
-    contents._archives.clear()
+    contents.clear_cache()
     assert not run_files.is_archived(batch / name)
     assert batch_folder.repair_specs(str(batch), [name], ["base_lr: 0.1\n"]) == 0
     assert not (batch / name).exists() and run_files.is_archived(batch / name)
