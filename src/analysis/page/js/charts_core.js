@@ -321,7 +321,8 @@
       const plan = this.build(events);
       if (!this.controls.contains(document.activeElement)
         && [...events].some(event => event !== "filter")) this.controls.replaceChildren(...(plan.controls ?? []));
-      const shape = JSON.stringify([plan.x, plan.y].map(axis => [axis.log, Boolean(axis.ticks)]));
+      const shape = JSON.stringify([[plan.x, plan.y].map(axis => [axis.log, Boolean(axis.ticks)]),
+        plan.glyphs.map(glyph => Object.keys(glyph.data))]);
       if (!this.figure || shape !== this.shape || events.has("theme")) this._create(plan);
       else this._refill(plan, events);
       this.shape = shape;

@@ -82,7 +82,7 @@
         x: {...(logx ? {start: Math.max(first, 1) / 1.05, end: last * 1.05}
           : {start: first - 0.02 * (last - first || 1), end: last + 0.02 * (last - first || 1)}), log: logx,
           label: "epoch"},
-        y: {...y, log: logy, label: named}, glyphs: this._glyphs()};
+        y: {...y, log: logy, label: named}, glyphs: this._glyphs(groups)};
     }
 
     _controls() {
@@ -132,7 +132,7 @@
         : `; no bands: more than ${MAX_BANDS}`;
     }
 
-    _glyphs() {
+    _glyphs(groups) {
       const {lines} = this, alpha = lines.length <= 16 ? 1 : lines.length <= 150 ? 0.7 : 0.4;
       const banded = this.bands ? lines.filter(line => line.low) : [],
         single = lines.filter(line => line.x.length === 1);
@@ -144,7 +144,7 @@
         {kind: "multi_line", style: {line_alpha: alpha},
           data: {xs: lines.map(line => line.x), ys: lines.map(line => line.y),
           line_color: lines.map(line => line.color),
-          line_dash: lines.map(line => palette.dash(line.index)),
+          ...(groups.kind === "levels" ? {line_dash: lines.map(line => palette.dash(line.index))} : {}),
             line_width: lines.map(line => line.thin || lines.length > 150 ? 1 : 1.8)}},
         {kind: "scatter", style: {size: 5}, data: {x: single.map(line => line.x[0]), y: single.map(line => line.y[0]),
           fill_color: single.map(line => line.color), line_color: single.map(line => line.color)}}];

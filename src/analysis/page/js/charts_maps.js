@@ -36,7 +36,8 @@
           {kind: "multi_line", style: {line_alpha: this.runs.length > 300 ? 0.3 : 0.6, line_width: 1},
             data: {xs: drawn.map(() => xs), ys: drawn.map(at => this.paths[at]),
             line_color: drawn.map(at => this.groups.color(this.runs[at])),
-            line_dash: drawn.map(at => palette.dash(this.groups.index(this.runs[at])))}},
+            ...(this.groups.kind === "levels"
+              ? {line_dash: drawn.map(at => palette.dash(this.groups.index(this.runs[at])))} : {})}},
           {kind: "segment", style: {line_color: palette.ink, line_width: 1.2},
             data: {x0: xs, x1: xs, y0: xs.map(() => 0), y1: xs.map(() => 1)}}]};
     }

@@ -85,8 +85,8 @@
           y: {...y, log: logy, label: parts.label(store, metric)}, glyphs: [
           {kind: "scatter", style: this._style(), data: {x: this.px, y: this.py,
             fill_color: this.runs.map(groups.color),
-            line_color: this.runs.map(groups.color), marker: this.runs.map(run => groups.kind === "levels"
-              ? palette.marker(groups.index(run)) : "circle")}},
+            line_color: this.runs.map(groups.color), ...(groups.kind === "levels"
+              ? {marker: this.runs.map(run => palette.marker(groups.index(run)))} : {})}},
           {kind: "scatter", style: {marker: "dash", line_color: palette.ink, line_width: 3, size: 26}, data: means}]};
     }
 
