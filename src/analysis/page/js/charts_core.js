@@ -84,9 +84,9 @@
 
   // {name, kind: "none", "levels" or "numbers", color(run), index(run), entries: of a legend; low, high, log: of a bar}
   function groups(store, name, runs) {
-    if (name === "") name = byInfluence(store, runs)[0] ?? "none";
+    if (name === "") name = byInfluence(store)[0] ?? "none";
     if (name === "none") return {name, kind: "none", entries: [], index: () => 0, color: () => palette.single};
-    const column = store.column(name), sizes = countValues(column, runs), values = [...sizes.keys()];
+    const column = store.column(name), values = [...new Set(column.map(keyOf))];  // of all runs: a filter keeps the colors
     if (store.isNumeric(name) && values.length > MAX_LEVELS) {
       const [low, high] = extent(values), log = isLogScale(store, name, low, high);
       const fraction = value => typeof value !== "number" || high === low ? (high === low ? 0.5 : NaN)
@@ -144,17 +144,17 @@
   }
 
   // Parameters that are no seeds, ordered by the share of the metric's variance between their values
-  const influences = new WeakMap();  // by the filter's result
-  function byInfluence(store, runs) {
-    const cached = influences.get(store.visible);
-    if (cached?.metric === metricOf(store)) return cached.names;
-    const names = rankParameters(store, runs);
-    influences.set(store.visible, {metric: metricOf(store), names});
+  const influences = new WeakMap();  // by document
+  function byInfluence(store) {
+    const metric = metricOf(store), value = metric && store.column(metric);
+    const measured = value ? [...value.keys()].filter(run => Number.isFinite(value[run] ?? NaN)) : [];
+    const key = `${metric} ${measured.length}`, cached = influences.get(store.document);
+    if (cached?.key === key) return cached.names;
+    const names = rankParameters(store, measured, value);
+    influences.set(store.document, {key, names});
     return names;
   }
-  function rankParameters(store, runs) {
-    const metric = metricOf(store), value = metric && store.column(metric),
-      measured = runs.filter(run => Number.isFinite(value?.[run] ?? NaN));
+  function rankParameters(store, measured, value) {
     const total = measured.length ? deviation(measured.map(run => value[run])) ** 2 * (measured.length - 1) : 0;
     const share = name => {
       const members = new Map();

@@ -175,7 +175,7 @@
 
     // The two parameters: as chosen, else those that the metric depends on most
     names() {
-      const {store} = this, names = parts.settingNames(store), ranked = parts.byInfluence(store, this.visible()),
+      const {store} = this, names = parts.settingNames(store), ranked = parts.byInfluence(store),
         {hx, hy} = store.settings;
       const x = names.includes(hx) ? hx : ranked.find(name => name !== hy);
       return [x, names.includes(hy) && hy !== x ? hy : ranked.find(name => name !== x)];

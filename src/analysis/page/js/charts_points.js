@@ -51,7 +51,7 @@
     // The column on the x axis: as chosen, else the parameter that the metric depends on most
     xName() {
       const {store} = this, all = [...store.parameters, ...store.metrics];
-      return all.includes(store.settings.x) ? store.settings.x : parts.byInfluence(store, this.visible())[0] ?? all[0];
+      return all.includes(store.settings.x) ? store.settings.x : parts.byInfluence(store)[0] ?? all[0];
     }
 
     build() {
