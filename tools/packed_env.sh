@@ -18,6 +18,7 @@ use_packed() {
     modes=${GRIDIRON_PACKED:-${SLURM_JOB_ID:+mount unpack}}
     [[ -r $environment.packed/current && -n $modes && $modes != off ]] || return 1
     { read -r image && read -r kib && read -r times && mapfile -t watched; } <"$environment.packed/current"
+    [[ $image == *.sqfs || $modes != 'mount unpack' ]] || modes=unpack
     if [[ ! $modes =~ ^(mount|unpack|mount unpack)$ ]]; then
         problem="GRIDIRON_PACKED is '$modes', not mount, unpack or off"
     elif [[ ! -O $environment.packed && $(stat --format=%u -- "$environment.packed") != \
