@@ -37,7 +37,6 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "analysis/reading/raw_files": ("results", "index"),
     "analysis/reading/runs": tuple(f"artifact a.{suffix}" for suffix in ("json", "npy", "npz", "csv", "txt")),
     "analysis/reading/steps": ("steps",),
-    "analysis/report": ("report",),
     "archive/run_files": ("archive",),
     "archive/volume": ("archive",),
     "archive/writer": _OWN + "the run folders that it packs",
@@ -53,7 +52,9 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "io/download": _OWN + "lock files, in a folder of data",
     "io/files": "the functions that all others use",
     "io/machine": _OWN + "/proc and /sys",
+    "io/packed_copy": _OWN + "the record of the copy that this Python runs in",
     "io/private": _OWN + "opens the file that it writes",
+    "io/process_tree": _OWN + "/proc",
     "io/user_settings": ("settings",),
     "io/yaml_io": ("job spec", "config", "spec"),
     "logs": ("logs",),
@@ -74,6 +75,7 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "submission/storage/relocation": _OWN + "copies the text of a job spec",
     "submission/batch/sync_markers": ("markers",),
     "submission/batch/task_files": ("tasks",),
+    "submission/batch/usage_history": ("usage index",),
     "submission/doctor/probes": ("doctor", "quota"),
     "submission/execution/smoke": _OWN + "the output of the smoke test",
     "submission/job/container_host": _TESTED + "tests/submission/job/test_container.py sends hostile requests",
@@ -82,6 +84,10 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "submission/job/ranks": _OWN + "text of the run's processes, which becomes its error",
     "submission/job/requeue": _OWN + "the journal of the submission that it continues",
     "submission/job/worker_child": _OWN + "messages of the worker that has started it",
+    "submission/packing/environment": _OWN + "the user's environment, which it packs",
+    "submission/packing/image": _OWN + "the user's environment, and help texts of mksquashfs",
+    "submission/packing/pack": _OWN + "the name of the image that it has written",
+    "submission/packing/tree": _OWN + "the user's environment, which it packs",
     "submission/planning/extend": _OWN + "compares the text of a job spec",
     "submission/remote/download": ("states of another machine", "journals", "notes"),
     "submission/remote/frames": ("frames", "token"),
@@ -97,13 +103,16 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "submission/spec/notify_spec": ("addresses",),
     "submission/status/follow_logs": ("logs",),
     "submission/status/run_lookup": ("lookup",),
+    "submission/status/status": ("idle GPU",),
     "submission/system/container_relay": _OWN + "answers of the process that has started the container",
     "submission/system/detached": ("detached command",),
     "submission/system/gpus": _PROGRAM + "nvidia-smi",
     "submission/system/process": _PROGRAM + "ps, and /proc",
+    "submission/usage/jobstats": ("jobstats", "usage"),
+    "terminal/live/cost": _OWN + "whether the text of a job spec has two words",
+    "terminal/live/log_page": _TESTED + "tests/terminal/live/test_watch.py shows a hostile log",
     "tracking/mlflow_run": ("mlflow", "details", "rows"),
     "tracking/mlflow_tracker": _PROGRAM + "nvidia-smi, as text",
-    "tracking/system": _OWN + "/proc",
     "tracking/tensorboard_tracker": _OWN + "opens the file that it writes",
     "tracking/wandb_tracker": _PROGRAM + "wandb",
     "training/output/checkpoint": ("checkpoint", "saved model"),
@@ -299,8 +308,9 @@ def _readers_of_run(folder: str) -> Iterator[Reader]:
 
 def _readers_of_settings(outside: Path) -> Iterator[Reader]:
     """The files of a user, of a project, and of commands that other machines start."""
+    from src import gpu_idle
     from src.io import user_settings
-    from src.submission.batch import task_files
+    from src.submission.batch import task_files, usage_history
     from src.submission.remote import hosts, remote_server
     from src.submission.slots import record
     from src.submission.spec import grid, notify_spec, reader
@@ -330,6 +340,9 @@ def _readers_of_settings(outside: Path) -> Iterator[Reader]:
     yield Reader("settings", read_settings, may_refuse=True, only="outside/*.toml")
     yield Reader("slots", lambda: list(record.lines_of("0", record.read(f"{outside}/t.0.slots.json"))),
                  only="outside/*.slots.json")
+    yield Reader("usage index", lambda: usage_history._read_index(f"{outside}/usage.json"), only="outside/usage.json")
+    yield Reader("idle GPU", lambda: gpu_idle.read_record(files.read_json(f"{outside}/gpu-idle.json")),
+                 only="outside/gpu-idle.json")
     yield Reader("tasks", use_tasks, may_refuse=True, only="outside/*.tasks.json")
     yield Reader("sweep", expand_sweep, may_refuse=True, only="outside/sweep.yaml")
     yield Reader("addresses", lambda: notify_spec.Notify(f"{outside}/notify.txt").addresses(), may_refuse=True,
@@ -342,7 +355,7 @@ def _readers_of_answers(outside: Path) -> Iterator[Reader]:
     from src.submission.doctor import checks, probes
     from src.submission.remote import download, frames
     from src.submission.slurm import client
-    from src.submission.status import efficiency
+    from src.submission.usage import job_usage, jobstats
 
     def answer(name: str) -> str:
         try:
@@ -367,9 +380,8 @@ def _readers_of_answers(outside: Path) -> Iterator[Reader]:
         client.end_time("12")
 
     def read_usage() -> None:
-        usage = efficiency.usage_of_jobs(client.usage(0.0, [""]), {"12", "13"})
-        usage.resources()
-        usage.lines()
+        json.dumps([vars(usage) for usage in job_usage.usage_of_jobs(
+            client.usage(0.0, [""]), {"12", "13"}).values()])
 
     def read_frames() -> None:
         lines = frames.Lines("mark", "far")
@@ -390,6 +402,7 @@ def _readers_of_answers(outside: Path) -> Iterator[Reader]:
     yield Reader("sacct", answering("sacct.txt", lambda: client.sacct(0.0)), only="outside/sacct.txt")
     yield Reader("usage", answering("usage.txt", read_usage),
                  only="outside/usage.txt")
+    yield Reader("jobstats", lambda: jobstats.parse(answer("jobstats.txt")), only="outside/jobstats.txt")
     yield Reader("scontrol", answering("scontrol.txt", lambda: client.show_job("12")), only="outside/scontrol.txt")
     yield Reader("frames", read_frames, may_refuse=True, only="outside/frames.txt")
     yield Reader("token", lambda: frames.parse_token(answer("token.json"), "far"), may_refuse=True,

@@ -5,6 +5,7 @@ failure.
 """
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -59,6 +60,9 @@ DECISION = {"number": 0, "kind": "new", "trial": 0, "rung": 0, "run": "000_a", "
             "parameters": {"base_lr": 0.1}, "sampler": "random", "seed": 1, "versions": {"optuna": "5"}, "time": 1.8e9,
             "who": {}, "results": [{"trial": 0, "rung": 0, "value": 0.5, "best": 0.5, "end": None}]}
 SACCT = "12|COMPLETED|1764547200|0:0|60\n13_[0-2]|CANCELLED by 0|1764547200|0:15|UNLIMITED\n"
+JOBSTATS = "JS1:" + base64.b64encode(gzip.compress(json.dumps({"nodes": {"n1": {
+    "used_memory": 1 << 30, "total_time": 100.5, "gpu_utilization": {"0": 40.5}, "gpu_used_memory": {"0": 1 << 33}}},
+    "total_time": 60, "gpus": 1}).encode())).decode()
 # files that are not part of a batch
 OUTSIDE = {
     "gridiron.toml": 'trusted_modules = ["my_lab"]\n[cluster]\nssh = "login1"\nfolder = "work/gridiron"\n',
@@ -73,12 +77,17 @@ OUTSIDE = {
         {"gpu": "0", "slots": 4, "best": 4, "refused": 8, "is_settled": True, "memory": 1 << 30, "gpu_memory": None,
          "cpus": 0.9, "gpu_busy": 70.5, "samples_per_second": {"4": 100.5},
          "decisions": [{"time": 1.8e9, "slots": 4, "reason": "settled"}]}]}),
+    "usage.json": json.dumps({"form": 1, "complete": True, "runs": {"000_a": {
+        "kind": "k", "length": 2, "seconds": 60.5, "by_workers": False, "slurm_job": "12", "per_length": 30.0,
+        "rest": 0.5, "memory": 1 << 30, "gpu_memory": None, "cpu": 1.5, "gpu": 40.5, "cpus": 4, "gpus": 1}}}),
+    "gpu-idle.json": json.dumps({"busy": 4.5, "minutes": 20, "cause": "data loading", "ticket": 1, "number": 0}),
+    "jobstats.txt": JOBSTATS,
     "squeue.txt": "12|RUNNING|1764547200|1764547260|None|gridiron t.0\n"
                   "13_[0-3,7%2]|PENDING|1764547200|N/A|Priority|x\n",
     "sacct.txt": SACCT, "scontrol.txt": "JobId=12 JobName=x Restarts=0 PreemptTime=None Comment=a b\n",
     "usage.txt": "12|COMPLETED|60|01:02:03|4|1024K|4096M|60|cpu=4,mem=4G,node=1,gres/gpu=1|"
-                 "cpu=00:01:00,gres/gpuutil=50\n"
-                 "12.batch|COMPLETED|60|00:10.5|4|2048K||||\n",
+                 f"cpu=00:01:00,gres/gpuutil=50|{JOBSTATS}\n"
+                 "12.batch|COMPLETED|60|00:10.5|4|2048K|||||\n",
     "quota.txt": "/dev/sda 1000 2000 3000 0 10 20 30 0\n",
     "frames.txt": 'welcome\nmark\n{"out": "text"}\n{"done": [1, 3, "runs", 0]}\n{"ask": 1}\n{"exit": 0}\n',
     "token.json": '{"going": "261129-1"}\n',

@@ -119,14 +119,14 @@ def size(folder: Path) -> int:
 
 
 def status(folder: Path, name: str) -> FileStatus | None:
-    """Return the status of a file of a run; None if there is none."""
+    """Return the status of a file of a run; None if there is none, or a link to nothing or to itself."""
     path = f"{os.fspath(folder)}/{name}"
     try:
         return os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         if found := _member(folder, name):
             return _status(found[1])
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(OSError):
         return os.stat(path) if contents.may_be_restored(folder) else None
     return None
 
