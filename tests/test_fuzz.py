@@ -62,7 +62,7 @@ DECISION = {"number": 0, "kind": "new", "trial": 0, "rung": 0, "run": "000_a", "
 SACCT = "12|COMPLETED|1764547200|0:0|60\n13_[0-2]|CANCELLED by 0|1764547200|0:15|UNLIMITED\n"
 JOBSTATS = "JS1:" + base64.b64encode(gzip.compress(json.dumps({"nodes": {"n1": {
     "used_memory": 1 << 30, "total_time": 100.5, "gpu_utilization": {"0": 40.5}, "gpu_used_memory": {"0": 1 << 33}}},
-    "total_time": 60, "gpus": 1}).encode())).decode()
+    "total_time": 60, "gpus": 1}).encode(), mtime=0)).decode()
 # files that are not part of a batch
 OUTSIDE = {
     "gridiron.toml": 'trusted_modules = ["my_lab"]\n[cluster]\nssh = "login1"\nfolder = "work/gridiron"\n',
@@ -168,7 +168,7 @@ def add_outside(folder: Path) -> None:
     np.savez_compressed(folder / "run/artifacts/a.npz", x=np.eye(3))
     rows = "".join(f"{row % 2} {row + 1}:0.5 9:{row}\n" for row in range(8))
     write("data/plain", rows)
-    write("data/packed.gz", gzip.compress(rows.encode()))
+    write("data/packed.gz", gzip.compress(rows.encode(), mtime=0))
     for name in ("a/1.png", "a/2.jpg", "b/3.png", "b/4.gif"):
         (folder / "data/images/train" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / "data/images/train" / name)

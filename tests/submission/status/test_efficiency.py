@@ -133,7 +133,7 @@ NODES = {"a": {"cpus": 12, "gpu_utilization": {"0": 98.5, "1": 0}, "gpu_used_mem
 
 
 def comment_of(content: object) -> str:
-    return f"JS1:{base64.b64encode(gzip.compress(json.dumps(content).encode())).decode()}"
+    return f"JS1:{base64.b64encode(gzip.compress(json.dumps(content).encode(), mtime=0)).decode()}"
 
 
 def test_jobstats_of_the_site_fill_in_what_sacct_does_not_measure(fake_slurm: FakeSlurm) -> None:
