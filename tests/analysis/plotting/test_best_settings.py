@@ -1,7 +1,6 @@
 """The best settings: intervals, ranks, and the runs that do not count, as text, in the report and as JSON."""
 from __future__ import annotations
 
-import html
 import json
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from src.analysis.plotting import best_settings
 from src.analysis.reading.results import read_experiments, read_results
 from src.analysis.report import build_report
 from tests.analysis.make_batch import make_batch, make_empty_batch, make_run
+from tests.analysis.page.test_document import strings
+from tests.analysis.page.test_write import read_document
 
 STATS = "epoch,step,train/loss,val/last/accuracy\n1,9,1.0,{}\n"
 
@@ -46,12 +47,13 @@ def test_settings_as_text(batch: str) -> None:
 
 
 def test_report_has_the_best_settings_if_there_are_seeds(batch: str, tmp_path: Path) -> None:
-    page = html.unescape(build_report(read_results(batch)))
-    assert "<h2>Best settings</h2>" in page
-    assert "0.452 to 0.948" in page
-    assert "2 of 3 diverged" in page
+    [part] = read_document(build_report(read_results(batch)))["batches"]
+    texts = strings(part["best"])
+    assert "0.452 to 0.948" in texts
+    assert any("2 of 3 diverged" in text for text in texts)
     single = make_batch(tmp_path, [{"base_lr": rate} for rate in (0.1, 0.2)], "26-11-21-single")
-    assert "Best settings" not in build_report(read_results(single))
+    [part] = read_document(build_report(read_results(single)))["batches"]
+    assert part["best"] is None
 
 
 def test_best_command(batch: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import experiments
 from src import notes, run_folder
 from src.submission.batch import batch_folder
 from src.submission.system import process
+from tests.analysis.test_report import read
 from tests.submission.conftest import Project, project
 
 __all__ = ["project"]  # fixture
@@ -125,8 +126,10 @@ def test_deleted_run_is_left_alone_and_counts_as_nothing_to_do(project: Project,
     assert experiments.main(["status", str(batch)]) == 0
     assert re.search(rf"^{re.escape(run.name)} +deleted", capsys.readouterr().out, re.MULTILINE)
     assert experiments.main(["report", str(batch)]) == 0
-    page = (batch / "report.html").read_text()
-    assert "Not ended" not in page and "Failed runs" not in page and "<b>1</b> deleted" in page
+    document = read(str(batch / "report.html"))
+    [part] = document["batches"]
+    assert (part["failures"], part["active"]) == ([], None)
+    assert document["runs"]["state"] == ["done"] * 3
     assert experiments.main(["clean", str(batch), "--unfinished", "-y"]) == 0
     assert project.submit(project.spec, "--local", "-y") == 0
     assert run.is_dir()
