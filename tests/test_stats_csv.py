@@ -23,6 +23,7 @@ from src.submission.status import status
 from src.submission.status.observation import Run
 from src.submission.status.states import State
 from tests.analysis.make_batch import make_empty_batch, make_run
+from tests.analysis.test_report import text_of
 
 SPEC = {"base_lr": 0.1}
 
@@ -121,7 +122,7 @@ def test_column_of_words_is_no_metric_in_any_reader(batch: str) -> None:
         draw(df)  # by train/loss
         with pytest.raises(ResultsError, match="holds words, as '80%'"):
             draw(df, "val/last/accuracy")
-    assert SENTENCE in Path(write_report(batch)).read_text().replace("&#x27;", "'")
+    assert SENTENCE in text_of(write_report(batch))
     assert "80%" not in str(tables.runs_table(df))
     results = read_results(batch)
     values = tables.values_table(results.config, results.long)
@@ -133,7 +134,7 @@ def test_only_column_of_words_is_a_sentence_in_the_report(batch: str) -> None:
     make_run(batch, 0, SPEC, stats="epoch,val/last/accuracy\n1,80%\n")
     with pytest.raises(ResultsError, match="holds words, as '80%'"):
         tables.best_runs(read_experiments(batch))
-    assert SENTENCE in Path(write_report(batch)).read_text().replace("&#x27;", "'")
+    assert SENTENCE in text_of(write_report(batch))
 
 
 def test_words_among_numbers_of_other_runs_are_empty_cells_with_a_note(batch: str) -> None:
@@ -155,7 +156,7 @@ def test_words_in_any_column_end_no_reader(batch: str, column: str) -> None:
     text = ",".join(names) + "\n" + "".join(",".join([str(epoch), *cells]) + "\n" for epoch in (1, 2))
     for index, rate in enumerate((0.1, 0.2, 0.4)):
         folder = make_run(batch, index, {"base_lr": rate}, stats=text)
-    assert "Best runs" in Path(write_report(batch)).read_text()
+    assert "Best runs" in text_of(write_report(batch))
     assert status_row(folder).best == 0.5
     df = read_experiments(batch)
     for cost, used in (("time", "train/time"), ("memory", "system/memory"), (column, column)):

@@ -13,6 +13,7 @@ from src.analysis.report import write_report
 from src.config import Config, defaults_version
 from src.io import yaml_io
 from tests.analysis.make_batch import curves, make_empty_batch, make_run
+from tests.analysis.test_report import text_of
 
 
 def add_run(batch: str, index: int, spec: dict[str, object], version: str | None, **defaults: object) -> str:
@@ -32,8 +33,8 @@ def test_changed_default_is_reported_once(tmp_path: Path, caplog: pytest.LogCapt
     assert results.drift == [Drift("base_lr", 0.5, 1.0, "26-01-01-old", 3),
                              Drift("averaging", "poly_8", None, "26-01-01-old", 3)]
     assert "the default of base_lr was 0.5 for 3 runs of 26-01-01-old, and is 1.0 now" in caplog.text
-    page = Path(write_report([old, new])).read_text()
-    assert "Defaults that have changed" in page and "was &#x27;poly_8&#x27; for 3 runs" in page
+    page = text_of(write_report([old, new]))
+    assert "was 'poly_8' for 3 runs" in page
     assert read_results(new).drift == []
 
 
