@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -55,6 +57,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @functools.cache
 def _needs_slurm(path: str) -> bool:
     return any(marker in Path(path).read_text("utf-8") for marker in ("slurm: Slurm", 'usefixtures("slurm")'))
+
+
+_VARIABLES = ("GRIDIRON", "SLURM", "SBATCH", "SQUEUE", "HOME", "PATH", "XDG")  # others are set by libraries
+
+
+def _process_state() -> dict[str, Any]:
+    loggers = {name: logger.level for name, logger in logging.root.manager.loggerDict.items()
+               if name.startswith("src") and isinstance(logger, logging.Logger)}
+    return {"folder": os.getcwd(), "handlers of signals": {number: signal.getsignal(number) for number in (
+        signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)},
+            "levels of loggers": {name: level for name, level in loggers.items() if level},
+            "environment": {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}}
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process() -> Iterator[None]:
+    """Fail a test that leaves its process changed for those that run after it, whichever those are."""
+    before = _process_state()
+    yield
+    assert _process_state() == before, "this test, or what it calls, changes the process for the tests after it"
 
 
 def trust_modules(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) -> None:

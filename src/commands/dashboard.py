@@ -58,7 +58,6 @@ def _make_server(batches: Sequence[str], options: argparse.Namespace) -> Server:
     from src.analysis.page import write
     from src.dashboard.server import Server
 
-    logging.getLogger("src.analysis").setLevel(logging.ERROR)  # the page has the warnings
     try:
         return Server(make_live(batches, options.interval), options.port, write.page(None), write.policy(),
                       lambda batch, text: notes.add(batch, text, project_commit()))
@@ -103,6 +102,7 @@ def _serve(server: Server) -> Iterator[str]:
     """Yield the file with the address, then serve."""
     with loopback.address_file("dashboard", server.address) as path:
         yield path
+        logging.getLogger("src.analysis").setLevel(logging.ERROR)  # the page has the warnings
         server.run()
 
 

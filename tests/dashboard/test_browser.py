@@ -11,9 +11,9 @@ from src.analysis.page import write
 from tests.analysis.chromium import Tab
 from tests.analysis.conftest import tab
 from tests.analysis.make_batch import DIGITS, make_run
-from tests.dashboard.test_server import Running, append_epochs, batch, running
+from tests.dashboard.test_server import Running, append_epochs, batch, running, status
 
-__all__ = ["batch", "running", "tab"]  # fixtures
+__all__ = ["batch", "running", "status", "tab"]  # fixtures
 
 STORE = "gridiron.store"
 

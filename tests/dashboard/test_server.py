@@ -75,8 +75,8 @@ class Browser:
 class Running:
     """A server in a thread; `status` are the rows that it observes."""
 
-    def __init__(self, batches: list[str]) -> None:
-        self.status: list[dict[str, Any]] = []
+    def __init__(self, batches: list[str], status: list[dict[str, Any]]) -> None:
+        self.status = status
         self.live = Live(batches, lambda: [dict(row) for row in self.status], dict)
         self.server = Server(self.live, 0, "<!doctype html>page", POLICY,
                              lambda batch, text: notes.add(batch, text, "1a2b3c"))
@@ -92,10 +92,16 @@ def batch(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def running(batch: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def status() -> list[dict[str, Any]]:
+    """The first rows that the server observes."""
+    return []
+
+
+@pytest.fixture
+def running(batch: str, status: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     # handlers of signals can be set in the main thread alone
     monkeypatch.setattr("asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler", lambda *_: None)
-    run = Running([batch])
+    run = Running([batch], status)
     run.thread.start()
     yield run
     run.server.stop()
@@ -256,11 +262,19 @@ def test_end_of_a_run_changes_its_state_and_the_tables(browser: Browser, batch: 
     assert "not ended" not in " ".join(tables["batches"][0]["best_runs"]["notes"])
 
 
-def test_states_come_from_the_status(running: Running, batch: str) -> None:
-    row = {"batch": batch, "run": "002_digits+bas=0.5", "state": "running", "why": HOSTILE, "slurm_job": "7"}
-    running.status = [row]
-    browser = Browser(running.server).log_in()
-    change = browser.json("document")
+RUNNING = {"run": "002_digits+bas=0.5", "state": "running", "why": HOSTILE, "slurm_job": "7"}
+
+
+@pytest.fixture
+def status_of_batch(batch: str, status: list[dict[str, Any]]) -> dict[str, Any]:
+    """The only row that the server observes."""
+    status.append({"batch": batch, **RUNNING})
+    return status[0]
+
+
+def test_states_come_from_the_status(status_of_batch: dict[str, Any], running: Running, browser: Browser,
+                                     batch: str) -> None:
+    row, change = status_of_batch, browser.json("document")
     run = change["runs"]["name"].index(row["run"])
     assert (change["runs"]["state"][run], change["runs"]["slurm_job"][run]) == ("running", "7")
     assert "\x1b" not in change["runs"]["why"][run]

@@ -82,13 +82,12 @@ def execute(start: Start, length: int, how: str | None = None, pause: Callable[[
         return False
     pause()
     lines = rows(start.folder)
-    for epoch in range(len(lines), (start.pause_at or length) + 1):
-        lines.append(f"{epoch},{loss(start.trial.parameters, epoch)}")
-        if how:
-            break
+    epochs = range(len(lines), (start.pause_at or length) + 1)
+    if epochs:  # an attempt that finds its epochs in stats.csv trains nothing, like src/training/experiment.py
+        with open(os.path.join(start.folder, "executed"), "a") as file:
+            file.write(f"{start.ticket} {start.trial.target}\n")
+    lines += [f"{epoch},{loss(start.trial.parameters, epoch)}" for epoch in (epochs[:1] if how else epochs)]
     files.write_atomic(os.path.join(start.folder, run_folder.STATS), "\n".join(lines) + "\n")
-    with open(os.path.join(start.folder, "executed"), "a") as file:
-        file.write(f"{start.ticket} {start.trial.target}\n")
     pause()
     if how == "killed":
         return True

@@ -192,7 +192,7 @@ class View:
         search = sections.attempt(lambda: searches.section(name, self.positions), problems)
         status = [row for run, row in self.status.items() if os.path.dirname(run) == path]
         planned = [epochs for epochs in df.get("facts/epochs", []) if isinstance(epochs, int)]
-        messages = sections.messages(part, df) + (
+        messages = sections.messages(part, df, status) + (
             [{"title": "Not possible", "lines": problems}] if problems else [])
         own_failures = [failure._replace(folders=folders) for failure in self.failures if (
             folders := [run for run in failure.folders if os.path.dirname(os.path.abspath(run)) == path])]

@@ -13,7 +13,8 @@ from src.errors import UserError
 
 # states of runs of which nothing more is expected, or that wait at a rung of their search; the state of the end
 # `completed` is "done"
-ENDED = ("done", run_folder.PAUSED, *run_folder.ENDS, "deleted")
+DELETED = "deleted"
+ENDED = ("done", run_folder.PAUSED, *run_folder.ENDS, DELETED)
 ACTIVE = ("new", "submitted", "pending", "running", "unknown")  # neither ended nor failed
 FAILED, NOT_ENDED = "failed", "not ended"  # states of runs that have not ended, where Slurm was not queried
 _MAX_NAMES = 10  # runs named in a group

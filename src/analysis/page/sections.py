@@ -18,7 +18,7 @@ from src.code import code_state, code_versions
 from src.errors import ResultsError
 
 _MAX_SETTINGS, _MAX_BEST = 10, 10  # in the tables of the best ones
-_MAX_SKIPPED, _MAX_ACTIVE = 1000, 200
+_MAX_SKIPPED, _MAX_ACTIVE, _MAX_DELETED = 1000, 200, 10
 _ACTIVE_COLUMNS = ("run", "state", "epochs_done", "epochs", "left", "slurm_job", "why")  # of status rows
 
 
@@ -87,10 +87,11 @@ def _named(best_table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return best_table.drop(columns=["folder"]).rename(columns=names | {"metric": "weights"})
 
 
-def messages(results: Results, df: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return what a reader must know: {title, lines} each."""
+def messages(results: Results, df: pd.DataFrame, status: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Return what a reader must know: {title, lines} each. status: rows of the batch."""
     found = [("Defaults that have changed", map(str, results.drift)), ("Runs of different code", _versions(df)),
-             ("GPUs", _idle_gpus(df)), ("Metric", _metric_problem(df))]
+             ("GPUs", _idle_gpus(df)), ("Metric", _metric_problem(df)),
+             ("Deleted runs", deleted(status))]
     lines = [(title, list(map(plain.text, several))) for title, several in found]
     return [{"title": title, "lines": several} for title, several in lines if several]
 
@@ -147,6 +148,13 @@ def active(status: Sequence[Mapping[str, Any]] | None) -> Table | None:
     frame = pd.DataFrame(cells, dtype=object).replace("", None).dropna(axis="columns", how="all")
     notes_above = [f"The first {_MAX_ACTIVE:,} of {len(rows):,}."] if len(rows) > _MAX_ACTIVE else []
     return plain.table(f"Not ended ({len(rows):,})", frame, notes_above, ["run", "why"])
+
+
+def deleted(status: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the runs that were deleted, by the status rows of a batch."""
+    names = sorted(row["run"] for row in status if row["state"] == failures.DELETED)
+    more = len(names) - _MAX_DELETED
+    return [*names[:_MAX_DELETED], *([f"and {more:,} more"] if more > 0 else [])]
 
 
 def resources(rows: Sequence[Sequence[str]]) -> Table | None:

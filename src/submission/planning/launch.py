@@ -37,6 +37,7 @@ def choose_launch(plan: SubmissionPlan, job_spec: JobSpec | None, options: Optio
     UserError if an option cannot be used, or if neither Slurm nor this machine is chosen.
     """
     stack = _requested_stack(plan, job_spec, options)
+    _check_slots(plan, options, stack)
     mode, slurm, lines = _choose_mode(plan, job_spec, options, token, stack)
     container = _choose_container(plan, job_spec, options, mode, slurm)
     code = _inspect_code(plan.project, options)
@@ -59,18 +60,11 @@ def choose_launch(plan: SubmissionPlan, job_spec: JobSpec | None, options: Optio
 def _requested_stack(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options) -> int | str | None:
     """Return --stack, else that of the job spec (a retry: of the last submission); None if runs are not stacked.
 
-    --slots auto is checked too, as it goes together neither with a stack nor with a search.
-
     JobSpecError if it cannot be used.
     """
     stack = options.stack or (job_spec.stack if job_spec else plan.last_setting("stack"))
-    if options.slots == AUTO and plan.search:
-        raise JobSpecError("--slots auto changes the number of runs at a time, and a search chooses its trials for a "
-                           "fixed number", where="--slots", hint="use --slots K")
     if stack in (None, 1):
         return None
-    if options.slots == AUTO:
-        raise JobSpecError(SLOTS_AND_STACK, where="--slots", hint="--stack 1 trains each run by itself")
     where = "--stack" if options.stack else "job_details.stack"
     if any("COMMAND" in spec for spec in plan.points.values()):
         raise JobSpecError("stack trains runs of train.py together, and a command starts a process for each run",
@@ -83,6 +77,15 @@ def _requested_stack(plan: SubmissionPlan, job_spec: JobSpec | None, options: Op
                            where=where, hint="use it without --array (a Slurm job for each stack), or "
                            "--stack 1 to train each run by itself")
     return stack
+
+
+def _check_slots(plan: SubmissionPlan, options: Options, stack: int | str | None) -> None:
+    """Raise JobSpecError if --slots auto is given with a search or a stack."""
+    if options.slots == AUTO and plan.search:
+        raise JobSpecError("--slots auto changes the number of runs at a time, and a search chooses its trials for a "
+                           "fixed number", where="--slots", hint="use --slots K")
+    if options.slots == AUTO and stack:
+        raise JobSpecError(SLOTS_AND_STACK, where="--slots", hint="--stack 1 trains each run by itself")
 
 
 def _with_stacks(plan: SubmissionPlan, launch: LaunchSettings, options: Options, stack: int | str) -> LaunchSettings:

@@ -130,6 +130,7 @@ def test_deleted_run_is_left_alone_and_counts_as_nothing_to_do(project: Project,
     [part] = document["batches"]
     assert (part["failures"], part["active"]) == ([], None)
     assert document["runs"]["state"] == ["done"] * 3
+    assert {"title": "Deleted runs", "lines": [run.name]} in part["messages"]
     assert experiments.main(["clean", str(batch), "--unfinished", "-y"]) == 0
     assert project.submit(project.spec, "--local", "-y") == 0
     assert run.is_dir()

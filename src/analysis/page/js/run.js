@@ -30,7 +30,7 @@
       ["time", duration(value("seconds"))], ["time left", duration(value("left"))],
       ["started", value("started") ? `${time(value("started"))} UTC` : null],
       [label, value("value") === null ? null
-        : `${number(value("value"))} at epoch ${value("value_epoch")}${label === byColumn ? "" : ` (${byColumn})`}`]];
+        : `${number(value("value"))} at epoch ${value("value_epoch")}${label === byColumn ? "" : `, ${byColumn}`}`]];
     return el("dl", {class: "facts"}, items.filter(([, content]) => content !== null && content !== "")
       .map(([name, content]) => el("div", {}, el("dt", {}, name), el("dd", {}, content))));
   }
