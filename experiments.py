@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from src import printable
-from src.command_output import redirected_output, show
+from src.commands.command_output import redirected_output, show
 from src.errors import BatchError, exits_on_user_error
 from src.io import files
 from src.submission.system.terminal import help_formatter, table

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from src import printable, run_folder
-from src.command_output import print_document, redirected_output
+from src.commands.command_output import print_document, redirected_output
 from src.errors import BatchError, discard_output, exits_on_user_error
 from src.io import files
 from src.submission.batch import journal

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import project
-from src import worker_cell
 from src.io import nvml
+from src.monitoring import worker_cell
 from src.submission.slots.lane import Capacity, Lane, RunUse
 from src.submission.slots.meter import Meter, RunningProcess
 from src.submission.slots.policy import Guess
@@ -204,7 +204,7 @@ def best_static(profile: Profile, seed: int = 0) -> tuple[int, float]:
 REAL_TRAIN = """\
 import sys, time
 
-from src import worker_cell
+from src.monitoring import worker_cell
 from src.submission.job import attempt, auto_worker
 from src.submission.slots import lane, speeds
 from src.submission.system.signals import signals

@@ -308,8 +308,8 @@ def _readers_of_run(folder: str) -> Iterator[Reader]:
 
 def _readers_of_settings(outside: Path) -> Iterator[Reader]:
     """The files of a user, of a project, and of commands that other machines start."""
-    from src import gpu_idle
     from src.io import user_settings
+    from src.monitoring import gpu_idle
     from src.submission.batch import task_files, usage_history
     from src.submission.remote import hosts, remote_server
     from src.submission.slots import record

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from src import notes
 from src.archive import run_files
 from src.code import code_state
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.commands.common import PROJECT, confirm
 from src.errors import BatchError, shell_command
 from src.io import files

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.submission.batch import batch_folder
 from src.submission.planning.command_line import positive
 from src.submission.system.terminal import count, table

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src import loopback, notes
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.commands.common import observe_batches, page_rows
 from src.commands.records import project_commit
 from src.errors import BatchError

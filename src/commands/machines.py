@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.commands.common import PROJECT, confirm
 from src.config import Config, check_parameters
 from src.errors import JobSpecError

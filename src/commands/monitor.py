@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.commands.common import observe_batches
 from src.errors import BatchError
 from src.printable import printable, unfiltered

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.commands.common import PROJECT
 from src.errors import BatchError
 from src.submission.batch import batch_folder

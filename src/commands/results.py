@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from src import metrics
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.commands.common import PROJECT, page_rows
 from src.errors import BatchError
 from src.submission.batch import batch_folder

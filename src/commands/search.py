@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from src.command_output import Output
 from src.commands import documents
+from src.commands.command_output import Output
 from src.errors import BatchError
 from src.search import decide, definition
 from src.search.decision import NEW, PROMOTE, Decision

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.commands.common import PROJECT
 from src.errors import BatchError
 from src.io import files

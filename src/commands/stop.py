@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from src import run_folder
-from src.command_output import Output
+from src.commands.command_output import Output
 from src.commands.common import confirm, observe_batches
 from src.search import definition, summary
 from src.submission.batch import batch_folder

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from src import hub
 from src.checks.registered_names import TEXT_FILES, task_of
 from src.checks.splits import overlaps, parse_split
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.texts import Texts, make_table, tokenized
 from src.errors import ConfigError, DataError, did_you_mean
+from src.pretrained import hub
 
 # usual column names, the most likely first
 _PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"))

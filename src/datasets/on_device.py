@@ -13,7 +13,7 @@ from src.config import Config
 from src.datasets.data import Batch, Data, Split
 from src.datasets.resampling import ATTEMPTS, Span, parts, resampled, weights, whole, windows
 from src.errors import DataError
-from src.image_models import is_pretrained, pretrained_images
+from src.pretrained.image_models import is_pretrained, pretrained_images
 
 _BLOCK_BYTES = 1 << 20  # small batches are transformed together in blocks of this size, and are views of them
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from src.config import Config
 from src.errors import ConfigError
-from src.image_models import pretrained_images
+from src.pretrained.image_models import pretrained_images
 
 # mean and standard deviation of ImageNet, by number of channels; for grey images, their means
 _NORMAL = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}

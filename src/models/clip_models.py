@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src import hub
 from src.config import Config
 from src.errors import ConfigError, did_you_mean
 from src.io import files
 from src.models import options
 from src.models.layers import image_size, take_channels, taking_images, try_once
+from src.pretrained import hub
 
 _STEM = r"(?:conv\d|bn\d|ln_pre|class_emb|positional_emb|cls_token|pos_emb|patch_emb|stem)"
 

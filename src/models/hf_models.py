@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src import hub
 from src.config import Config
 from src.errors import ConfigError
 from src.models import options
+from src.pretrained import hub
 
 # keys of config.json that identify the model or belong to the tokenizer and the labels
 _NOT_OPTIONS = frozenset(("architectures", "model_type", "vocab_size", "id2label", "label2id", "transformers_version",

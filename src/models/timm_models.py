@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from src import hub
 from src.config import Config
 from src.errors import ConfigError, did_you_mean
 from src.models import options
 from src.models.layers import image_size, taking_images, try_once
+from src.pretrained import hub
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Module:

@@ -14,10 +14,10 @@ from torch import nn
 
 from src.config import Config
 from src.errors import ConfigError, DataError, did_you_mean
-from src.image_models import pretrained_images
 from src.io import download
 from src.models import options
 from src.models.layers import image_size, take_channels, taking_images, try_once
+from src.pretrained.image_models import pretrained_images
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int, weights: bool = True) -> nn.Module:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from src import gpu_idle, run_folder
+from src import run_folder
 from src.config import Config
 from src.io import files, nvml, process_tree
+from src.monitoring import gpu_idle
 
 if TYPE_CHECKING:
     from loguru import Logger

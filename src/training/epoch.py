@@ -8,9 +8,9 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from src import worker_cell
 from src.datasets.data import Batch, Lazy, Split
-from src.loop_clock import clock
+from src.monitoring import worker_cell
+from src.monitoring.loop_clock import clock
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
 from src.training.output.log import Progress

@@ -12,8 +12,8 @@ import pytest
 
 import experiments
 import submit_multiple
-from src.command_output import print_document
 from src.commands import documents
+from src.commands.command_output import print_document
 from tests.analysis.make_batch import DIGITS, make_batch
 from tests.submission.conftest import Project, project
 

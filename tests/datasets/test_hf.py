@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import experiments
-from src import hub
 from src.config import Config
 from src.datasets.factory import fetch, make_data
 from src.datasets.texts import Texts
 from src.errors import ConfigError, DataError
+from src.pretrained import hub
 from tests.texts import make_folder, reviews, write_csv
 
 pytest.importorskip("datasets")

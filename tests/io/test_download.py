@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from src import hub
 from src.config import Config
 from src.errors import DataError
 from src.io import download
+from src.pretrained import hub
 from tests.conftest import ROOT
 from tests.hub_server import Hub, hub_server
 
@@ -27,7 +27,7 @@ def start(program: str, *arguments: object, **environment: str) -> subprocess.Po
 
 TOKENIZE = """
 import sys
-from src import hub
+from src.pretrained import hub
 from src.config import Config
 from src.errors import exits_on_user_error
 @exits_on_user_error

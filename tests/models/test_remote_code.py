@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from src import hub
 from src.config import Config
 from src.errors import ConfigError
+from src.pretrained import hub
 
 pytest.importorskip("transformers")
 

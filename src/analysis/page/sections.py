@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from src import gpu_idle, metrics, notes
+from src import metrics, notes
 from src.analysis.page import failures, plain
 from src.analysis.page.plain import Table
 from src.analysis.plotting import best_settings, figure_layout, plots
@@ -16,6 +16,7 @@ from src.analysis.reading.results import Results, Skipped
 from src.analysis.tables import tables
 from src.code import code_state, code_versions
 from src.errors import ResultsError
+from src.monitoring import gpu_idle
 
 _MAX_SETTINGS, _MAX_BEST = 10, 10  # in the tables of the best ones
 _MAX_SKIPPED, _MAX_ACTIVE, _MAX_DELETED = 1000, 200, 10

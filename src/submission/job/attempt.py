@@ -11,11 +11,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from src import config, gpu_idle, logs, run_folder, worker_cell
+from src import config, logs, run_folder
 from src.archive import run_files
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
-from src.gpu_idle import IdleNow, Limits
 from src.io import files, slurm_environment, yaml_io
+from src.monitoring import gpu_idle, worker_cell
+from src.monitoring.gpu_idle import IdleNow, Limits
 from src.run_folder import RunFolder
 from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.claims import RunDeleted, Superseded

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from src import run_folder, worker_cell
+from src import run_folder
 from src.errors import UserError
 from src.io import machine, slurm_environment, yaml_io
+from src.monitoring import worker_cell
 from src.run_folder import RunFolder
 from src.submission.batch import claims
 from src.submission.batch.usage_history import kind_of

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from src import run_folder
 from src.errors import UserError, one_line
-from src.gpu_idle import IdleNow
+from src.monitoring.gpu_idle import IdleNow
 from src.run_folder import RunFolder
 from src.submission.batch import heartbeat
 from src.submission.batch.task_files import Tasks

@@ -19,7 +19,7 @@ from src.submission.slurm.submit import SlurmOptions, check_script, script_of_pl
 from src.submission.spec.job_spec import AUTO
 
 if TYPE_CHECKING:
-    from src.gpu_idle import Limits
+    from src.monitoring.gpu_idle import Limits
     from src.submission.batch.provenance import Code
     from src.submission.spec.container_spec import Container
     from src.submission.spec.job_spec import JobSpec
@@ -281,7 +281,7 @@ def _choose_idle_gpu(plan: SubmissionPlan, job_spec: JobSpec | None) -> Limits |
     recorded = plan.last_setting("idle_gpu")
     if not recorded:
         return None
-    from src import gpu_idle  # few batches set them
+    from src.monitoring import gpu_idle  # few batches set them
 
     return gpu_idle.read_limits(recorded)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from src.submission.batch.task_files import NO_STACKS, Stacks
 
 if TYPE_CHECKING:
-    from src.gpu_idle import Limits
+    from src.monitoring.gpu_idle import Limits
     from src.search.definition import Search
     from src.submission.batch.extension import Extension
     from src.submission.batch.journal import History

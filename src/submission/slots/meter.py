@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from src import run_folder, stats_csv
 from src.io import machine, nvml, process_tree, slurm_environment
+from src.monitoring.worker_cell import Cell
 from src.submission.slots.lane import Capacity, RunUse
 from src.submission.slots.speeds import Progress
-from src.worker_cell import Cell
 
 _GROWTH = 1.05  # of the resident memory, after which the proportional memory, which is slow to read, is read again
 _AMOUNTS = ("train/seen_examples", "seen_examples", "samples", "step", "epoch")  # columns that show progress

@@ -8,8 +8,8 @@ from src.errors import JobSpecError
 from src.frozen import Frozen, field
 
 if TYPE_CHECKING:
-    from src.gpu_idle import Limits
     from src.metrics import Metric
+    from src.monitoring.gpu_idle import Limits
     from src.search.settings import SearchSettings
     from src.submission.spec.container_spec import Container
     from src.submission.spec.notify_spec import Notify

@@ -10,7 +10,7 @@ from src.errors import JobSpecError
 from src.io import files
 
 if TYPE_CHECKING:
-    from src.gpu_idle import Limits
+    from src.monitoring.gpu_idle import Limits
 
 # where the addresses are stored unless the job spec names another place
 ADDRESS_VARIABLE = "GRIDIRON_NOTIFY"
@@ -65,7 +65,7 @@ def parse_notify(value: Any, where: str) -> Notify | None:
 
 def parse_idle_gpu(value: Any, where: str) -> Limits | None:
     """Parse job_details.idle_gpu: false, or a mapping of `below`, in percent, and `minutes`. None: the default."""
-    from src.gpu_idle import Limits  # few job specs set them
+    from src.monitoring.gpu_idle import Limits  # few job specs set them
 
     if value is True:
         return None

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from src import gpu_idle, metrics, run_folder, stats_csv
+from src import metrics, run_folder, stats_csv
 from src.archive import run_files
 from src.code import code_state
 from src.frozen import Frozen
 from src.io import records
 from src.metrics import Metric
+from src.monitoring import gpu_idle
 from src.stats_csv import Stats
 from src.submission.status import failures, retry_policy, run_lookup, states, throughput
 from src.submission.status.failures import FailureGroup

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from src.gpu_idle import IdleNow, IdleWatch, Limits, Sample
 from src.io import machine, nvml, process_tree
-from src.loop_clock import clock
+from src.monitoring.gpu_idle import IdleNow, IdleWatch, Limits, Sample
+from src.monitoring.loop_clock import clock
 from src.submission.system import process
 
 

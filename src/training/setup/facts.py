@@ -14,8 +14,8 @@ from src.code.code_state import commit
 from src.config import Config, defaults_version
 from src.datasets.data import Data
 from src.errors import ConfigError
-from src.image_models import is_pretrained, pretrained_images
 from src.io import slurm_environment
+from src.pretrained.image_models import is_pretrained, pretrained_images
 from src.training.setup import summary
 from src.training.setup.length import Length
 

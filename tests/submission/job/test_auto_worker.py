@@ -26,7 +26,7 @@ import os, signal, sys, time
 
 sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
 
-from src import worker_cell
+from src.monitoring import worker_cell
 from src.submission.job import attempt, auto_worker
 from src.submission.slots import speeds
 from src.submission.system.signals import signals

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from src import worker_cell
 from src.io import machine, nvml, process_tree
+from src.monitoring import worker_cell
 from src.submission.slots import meter, record
 from src.submission.slots.lane import Capacity, Lane, RunUse
 from src.submission.slots.meter import Meter, RunningProcess, find_gpus

@@ -14,8 +14,8 @@ import pytest
 
 import experiments
 from src.errors import JobSpecError
-from src.gpu_idle import Limits
 from src.io import yaml_io
+from src.monitoring.gpu_idle import Limits
 from src.submission.spec.notify_spec import Notify, parse_idle_gpu, parse_notify
 from src.submission.status import notify
 from src.submission.status.notify import Notifier

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from src import gpu_idle
+from src.monitoring import gpu_idle
 
 
 def epoch(gpu: object, time: float = 10.0, waits: float = 8.0) -> dict[str, object]:

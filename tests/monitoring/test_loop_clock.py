@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from src.loop_clock import LoopClock, clock
+from src.monitoring.loop_clock import LoopClock, clock
 from tests.training.toys import make_toy, train_toy
 
 

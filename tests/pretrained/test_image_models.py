@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from src.config import Config
-from src.image_models import ImageFormat, is_pretrained, pretrained_images
+from src.pretrained.image_models import ImageFormat, is_pretrained, pretrained_images
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
