@@ -198,7 +198,7 @@ def test_container_in_which_python_does_not_start_is_an_error(project: Project, 
 def exit_code_after_signal(spec: Path, number: int) -> int:
     """Start a run, signal it as soon as it has begun an attempt, and return its exit code."""
     with subprocess.Popen([sys.executable, "train.py", spec]) as train_process:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not list(spec.parent.glob("attempt-*")):
             assert time.monotonic() < end
             time.sleep(0.05)

@@ -135,7 +135,7 @@ def test_mount_lasts_as_long_as_its_program_and_survives_signals_to_the_whole_jo
         os.kill(daemon, number)
     node.run()
     assert len(node.copies()) == 2
-    output, _ = job.communicate("go\n", timeout=30)
+    output, _ = job.communicate("go\n", timeout=120)
     assert output.strip() in [str(node.folder / name) for name in node.copies()]
     node.run()
     assert len(node.copies()) == 1, "both ended"
@@ -250,7 +250,7 @@ def test_only_unused_copies_of_other_versions_are_removed(node: Node) -> None:
     node.pack_another("tar")
     second, errors = node.run()
     assert errors == "" and {"4567abcd-ef.boot", *map(os.path.basename, (first, second))} == set(node.copies())
-    assert job.communicate("go\n", timeout=30)[1] == "" and job.returncode == 0
+    assert job.communicate("go\n", timeout=120)[1] == "" and job.returncode == 0
     node.run()
     assert set(node.copies()) == {"4567abcd-ef.boot", os.path.basename(second)}
 

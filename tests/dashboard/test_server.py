@@ -105,7 +105,7 @@ def running(batch: str, status: list[dict[str, Any]], monkeypatch: pytest.Monkey
     run.thread.start()
     yield run
     run.server.stop()
-    run.thread.join(20)
+    run.thread.join(120)
     assert not run.thread.is_alive()
 
 
@@ -213,7 +213,7 @@ def test_slow_and_vanished_clients_harm_nobody(browser: Browser) -> None:
     assert browser.json("document")["version"] == version
     append_epochs(str(browser.server.live.batches[0]), 2, 3)
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
     for connection in idle:
         connection.close()

@@ -128,10 +128,10 @@ def test_locks_of_the_dead_and_the_silent_are_taken_over(tmp_path: Path, monkeyp
 SLOW = """
 import pathlib, sys, time
 from src.io import download
-download._HEARTBEAT_TIMEOUT, download._HEARTBEAT_INTERVAL, download._is_dead = 1.5, 0.1, lambda owner: False
+download._HEARTBEAT_TIMEOUT, download._HEARTBEAT_INTERVAL, download._is_dead = 3, 0.1, lambda owner: False
 made = pathlib.Path(sys.argv[1], "made")
 def fetch():
-    time.sleep(4)
+    time.sleep(6)
     with made.open("a") as file:
         file.write("x")
 download.once(sys.argv[1] + "/lock", "it", lambda: made.exists() or None, fetch)

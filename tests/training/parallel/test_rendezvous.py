@@ -96,6 +96,6 @@ def test_processes_meet_in_every_way_and_in_any_order(way: str, tmp_path: Path,
             thread.start()
             time.sleep(0.3)
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         stores[0].set("key", name)
         assert stores[1].get("key") == name.encode()
