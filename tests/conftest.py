@@ -66,7 +66,7 @@ def _process_state() -> dict[str, Any]:
     loggers = {name: logger.level for name, logger in logging.root.manager.loggerDict.items()
                if name.startswith("src") and isinstance(logger, logging.Logger)}
     return {"folder": os.getcwd(), "handlers of signals": {number: signal.getsignal(number) for number in (
-        signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)},
+        signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)},
             "levels of loggers": {name: level for name, level in loggers.items() if level},
             "environment": {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}}
 
@@ -98,7 +98,7 @@ class Slurm:
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> str:
         """Run a command. Returns what it prints, stripped; fails the test if the command fails."""
-        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{command}: exit code {result.returncode}: {result.stderr}"
         return result.stdout.strip()
 
@@ -117,7 +117,7 @@ class Slurm:
             subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], stderr=subprocess.DEVNULL)
             time.sleep(4)  # every update delays the start: leave the scheduler time for it
 
-    def wait(self, job: str, *states: str, seconds: float = 60) -> str:
+    def wait(self, job: str, *states: str, seconds: float = 300) -> str:
         """Wait until the job is in one of `states`, by default until it has ended. Returns its state."""
         expected = set(states) or ENDED
         deadline = time.monotonic() + seconds

@@ -26,7 +26,7 @@ def run_processes(world_size: int, folder: Path, work: Callable[[SingleProcess],
     """
     folder.mkdir(parents=True, exist_ok=True)
     running = {rank: _fork(rank, world_size, folder, work, config or Config()) for rank in range(world_size)}
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     try:
         while running:
             for rank, pid in list(running.items()):

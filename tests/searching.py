@@ -68,7 +68,7 @@ def assert_sound(batch: Path, trials: int) -> None:
     assert (count, differences) == (len(records), [])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "timed out"

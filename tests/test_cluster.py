@@ -32,7 +32,7 @@ def test_a_job_runs_and_is_in_accounting(slurm: Slurm, tmp_path: Path) -> None:
                     "--wrap=echo $SLURM_JOB_PARTITION $CUDA_VISIBLE_DEVICES")
     assert slurm.wait(job) == "COMPLETED"
     assert output.read_text() == "cpu-killable 0\n"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "COMPLETED" not in (row := slurm.run("sacct", "-nPXj", job, "--format=state,comment")):
         assert time.monotonic() < deadline, f"sacct prints {row!r}"
         time.sleep(0.2)
@@ -67,7 +67,7 @@ def test_up_replaces_a_broken_cluster_and_down_removes_it(slurm: Slurm, tmp_path
         slurm.run(CLUSTER / "up.sh", other)
         subprocess.run(["sbatch", "--output=/dev/null", "--wrap=trap '' TERM; sleep 600 & wait"], check=True,
                        env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while "sleep" not in processes(f"SLURM_CONF={other}/slurm.conf").values():
             assert time.monotonic() < deadline, "the job did not start"
             time.sleep(0.1)

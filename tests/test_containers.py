@@ -49,7 +49,7 @@ def write_batch(project: Project) -> Path:
 
 def train(spec: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Execute a run as its Slurm job does."""
-    return subprocess.run([sys.executable, "train.py", spec], text=True, capture_output=True, timeout=60,
+    return subprocess.run([sys.executable, "train.py", spec], text=True, capture_output=True, timeout=300,
                           env={**os.environ, **environment})
 
 
@@ -198,7 +198,7 @@ def test_container_in_which_python_does_not_start_is_an_error(project: Project, 
 def exit_code_after_signal(spec: Path, number: int) -> int:
     """Start a run, signal it as soon as it has begun an attempt, and return its exit code."""
     with subprocess.Popen([sys.executable, "train.py", spec]) as train_process:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not list(spec.parent.glob("attempt-*")):
             assert time.monotonic() < end
             time.sleep(0.05)

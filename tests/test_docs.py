@@ -203,7 +203,7 @@ def run(arguments: list[str], folder: Path, code: int = 0) -> subprocess.Complet
     """Run this Python in a copy of the project; the test fails, with the output, on another exit code."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GRIDIRON_"))}
     expanded = [path for word in arguments for path in sorted(glob(word, root_dir=folder)) or [word]]  # as a shell does
-    result = subprocess.run([sys.executable, *expanded], cwd=folder, capture_output=True, text=True, timeout=120,
+    result = subprocess.run([sys.executable, *expanded], cwd=folder, capture_output=True, text=True, timeout=300,
                             stdin=subprocess.DEVNULL, env={**environment, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"})
     assert result.returncode == code, f"{shlex.join(arguments)}\n{result.stdout}{result.stderr}"
     return result

@@ -80,7 +80,7 @@ def test_the_digits_grid_with_one_run_cancelled_and_one_killed(batch: Path, slur
     assert experiments.main(["cancel", "-y", str(batch / names[23])]) == 0
     killed = kill_a_running_run(batch)
     wait_for(lambda: not {"pending", "running"} & counts(batch).keys())
-    wait_for(lambda: "unknown" not in counts(batch), seconds=120)  # sacct may lag
+    wait_for(lambda: "unknown" not in counts(batch), seconds=300)  # sacct may lag
     assert counts(batch) == {"done": 22, "failed": 1, "cancelled": 1}
 
     states = {run.name: run.state.name for run in observe([str(batch)])[0].runs.values()}

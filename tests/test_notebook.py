@@ -58,7 +58,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> list[nbformat.Notebook
     with tempfile.TemporaryDirectory() as sockets:  # that only this user can reach
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
         resources = {"metadata": {"path": str(folder)}}
-        nbclient.NotebookClient(notebook, km=kernel, timeout=120, resources=resources).execute()
+        nbclient.NotebookClient(notebook, km=kernel, timeout=300, resources=resources).execute()
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 

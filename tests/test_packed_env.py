@@ -86,7 +86,7 @@ class Node:
     def run(self, code: str = SHOW, **variables: str) -> tuple[str, str]:
         """Run a job. Return the prefix of its Python, and what it prints to standard error."""
         process = self.start(code, **variables)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         return output.strip(), errors.strip()
 
@@ -135,7 +135,7 @@ def test_mount_lasts_as_long_as_its_program_and_survives_signals_to_the_whole_jo
         os.kill(daemon, number)
     node.run()
     assert len(node.copies()) == 2
-    output, _ = job.communicate("go\n", timeout=120)
+    output, _ = job.communicate("go\n", timeout=300)
     assert output.strip() in [str(node.folder / name) for name in node.copies()]
     node.run()
     assert len(node.copies()) == 1, "both ended"
@@ -210,7 +210,7 @@ def test_twenty_at_once_unpack_once(node: Node, tmp_path: Path) -> None:
     node.pack("tar")
     node.program("tar", f'echo once >>{tmp_path}/calls; sleep 0.3; exec "$real" "$@"')
     jobs = [node.start() for _ in range(20)]
-    answers = {job.communicate(timeout=120) for job in jobs}
+    answers = {job.communicate(timeout=300) for job in jobs}
     assert answers == {(f"{node.folder / node.copies()[0]}\n", "")}
     assert (tmp_path / "calls").read_text() == "once\n"
 
@@ -250,7 +250,7 @@ def test_only_unused_copies_of_other_versions_are_removed(node: Node) -> None:
     node.pack_another("tar")
     second, errors = node.run()
     assert errors == "" and {"4567abcd-ef.boot", *map(os.path.basename, (first, second))} == set(node.copies())
-    assert job.communicate("go\n", timeout=120)[1] == "" and job.returncode == 0
+    assert job.communicate("go\n", timeout=300)[1] == "" and job.returncode == 0
     node.run()
     assert set(node.copies()) == {"4567abcd-ef.boot", os.path.basename(second)}
 

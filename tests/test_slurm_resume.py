@@ -31,7 +31,7 @@ def submit(slurm: Slurm, folder: Path) -> tuple[Path, str]:
     (folder / "job.yaml").write_text(yaml_io.dump_flat(job_spec))
     assert submit_multiple.main([str(folder / "job.yaml"), "-s", str(folder / "s.sh"), "-y"]) == 0
     spec, = folder.glob("results/*/0*/spec.yaml")
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (stats := spec.parent / "stats.csv").exists() or len(stats.read_text().splitlines()) < 2:
         assert time.monotonic() < end, [path.read_text() for path in spec.parent.glob("*.out")]
         time.sleep(0.02)

@@ -185,7 +185,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def expect(self, text: str, seconds: float = 90) -> str:
+    def expect(self, text: str, seconds: float = 300) -> str:
         """Return the output up to `text`, and forget it."""
         end = time.monotonic() + seconds
         while text not in self.output:

@@ -118,7 +118,7 @@ def test_jupyter_is_not_put_back_where_nobody_would_find_it() -> None:
 def test_train_gets_the_arguments_and_the_process(script: str, project: Path) -> None:
     with subprocess.Popen(["bash", script, "a run/spec.yaml", "b*"], cwd=project, text=True, stdout=subprocess.PIPE,
                           env=environment()) as process:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert output.startswith(f"['a run/spec.yaml', 'b*'] {process.pid} "), "Slurm signals the shell's process"
 
@@ -131,7 +131,7 @@ def test_srun_becomes_the_process_and_gets_the_arguments(project: Path, tmp_path
     path = f"{srun.parent}:{os.environ['PATH']}"
     with subprocess.Popen(["bash", DDP, "a run/spec.yaml"], cwd=project, text=True, stdout=subprocess.PIPE,
                           env=environment(PATH=path, SLURM_CPUS_PER_TASK="4")) as process:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
     assert output == (f"{process.pid} --kill-on-bad-exit=1 --cpus-per-task=4 python train.py a run/spec.yaml\n")
 
 
@@ -176,7 +176,7 @@ def test_runs_unedited_on_slurm(script: str, project: Path, slurm: Slurm) -> Non
 def test_the_signal_before_the_end_reaches_train(script: str, processes: int, project: Path, slurm: Slurm) -> None:
     output = project / "job.out"
     job = slurm.run("sbatch", "--parsable", f"--chdir={project}", f"--output={output}", project / script, "wait")
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (output.exists() and output.read_text().count("['wait']") == processes):
         assert time.monotonic() < end, f"train.py did not start; the job is {slurm.state(job)}"
         time.sleep(0.1)

@@ -39,7 +39,7 @@ def _stats(folder: Path) -> pd.DataFrame:
 
 
 def _python(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120,
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env={**os.environ, **environment}, check=False)
 
 

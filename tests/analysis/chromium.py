@@ -68,7 +68,7 @@ class Tab:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> Any:
+    def wait(self, expression: str, seconds: float = 300) -> Any:
         """Evaluate an expression until it is true, and return its value."""
         deadline = time.monotonic() + seconds
         while not (value := self.js(f"(value => value instanceof Element || value)({expression})")):

@@ -57,7 +57,7 @@ def test_a_slow_or_invalid_pattern_is_refused_in_a_config_and_matches_nothing(pa
         Config.from_dict({"best_checkpoint_metric": pattern})
     code = ("import sys; from src.checks import patterns; pattern, text = sys.argv[1], 'a' * 60 + '!'\n"
             "assert not patterns.search(pattern, text) and not patterns.fullmatch(pattern, text)")
-    assert subprocess.run([sys.executable, "-c", code, pattern], cwd=ROOT, timeout=100).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, pattern], cwd=ROOT, timeout=300).returncode == 0
 
 
 @pytest.mark.parametrize("pattern", SLOW)

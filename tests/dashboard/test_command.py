@@ -61,8 +61,8 @@ def fetch(address: str, path: str = "") -> bytes:
     """What a browser gets that opens the address, and then a path of the page."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}),
                                          urllib.request.HTTPCookieProcessor(CookieJar()))
-    opener.open(address, timeout=60).read()
-    with opener.open(address.partition("?")[0] + path, timeout=60) as answer:
+    opener.open(address, timeout=300).read()
+    with opener.open(address.partition("?")[0] + path, timeout=300) as answer:
         content: bytes = answer.read()
     return content
 
@@ -123,7 +123,7 @@ def test_active_batches_are_shown_by_default(tmp_path: Path, monkeypatch: pytest
 def test_report_and_dashboard_have_the_same_document(batch: str) -> None:
     live = dashboard.make_live([batch], None)
     live.start()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not live.published.version:
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -35,7 +35,7 @@ class Browser:
 
     def request(self, path: str = "", method: str = "GET", headers: Mapping[str, str] | None = None,
                 body: str | bytes | None = None, folder: str | None = None) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=300)
         all_headers = {"Host": self.host, **({"Cookie": self.cookie} if self.cookie else {}), **(headers or {})}
         connection.request(method, (self.server.guard.folder if folder is None else folder) + path, body, all_headers)
         answer = connection.getresponse()
@@ -63,7 +63,7 @@ class Browser:
 
     def wait_for(self, version: str, is_met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first answer about changes that meets a condition; versions follow each other."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while True:
             assert time.monotonic() < end
             change = self.json(f"changes?since={version}")

@@ -42,12 +42,12 @@ def test_parallel_starts_fetch_once_and_then_nothing(hub_server: Hub, tmp_path: 
     environment = hub_server.environment(tmp_path / "cache")
     ran = [start(TOKENIZE, "true", **environment) for _ in range(2)]
     for one in ran:
-        out, err = one.communicate(timeout=120)
+        out, err = one.communicate(timeout=300)
         assert (one.returncode, out) == (0, "[2, 8, 9, 3]\n"), err
     assert hub_server.downloads == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
     gone = {**environment, "HF_ENDPOINT": "http://127.0.0.1:1"}
     for data_download in ("true", "false"):
-        out, err = start(TOKENIZE, data_download, **gone).communicate(timeout=120)
+        out, err = start(TOKENIZE, data_download, **gone).communicate(timeout=300)
         assert out == "[2, 8, 9, 3]\n", err
     assert not list((tmp_path / "cache").rglob(".fetching*"))
 
@@ -59,7 +59,7 @@ def test_without_internet_a_line_at_once(tmp_path: Path) -> None:
                                  ("false", {}, "data_download is false"),
                                  ("true", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set")):
         ran = start(TOKENIZE, data_download, **environment, **extra)
-        _, err = ran.communicate(timeout=120)
+        _, err = ran.communicate(timeout=300)
         assert ran.returncode == 2 and len(err.splitlines()) == 1
         assert re.match(rf"error: the model or tokenizer 'me/tiny' is not here, and {why}.*; download it on a machine "
                         "with internet: `python experiments.py prefetch` with your job spec", err), err
@@ -97,7 +97,7 @@ print(download.once(folder / "lock", "it", lambda: (folder / "it").exists() or N
 
 def test_one_of_many_processes_fetches(hub_server: Hub, tmp_path: Path) -> None:
     ran = [start(FETCH, tmp_path, hub_server.url) for _ in range(4)]
-    said = [one.communicate(timeout=60) for one in ran]
+    said = [one.communicate(timeout=300) for one in ran]
     assert [out for out, _ in said] == ["True\n"] * 4 and hub_server.downloads == {"config.json": 1}
     assert "waiting for another process that downloads it" in "".join(err for _, err in said)
     assert not (tmp_path / "lock").exists()
@@ -117,7 +117,7 @@ def test_who_fails_leaves_it_to_the_next(tmp_path: Path) -> None:
 def test_locks_of_the_dead_and_the_silent_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_HEARTBEAT_TIMEOUT", 0.5)
     ended = start("")
-    ended.communicate(timeout=60)
+    ended.communicate(timeout=300)
     for owner in (f"{os.uname().nodename} {ended.pid} 1 1", "another-node 1 1 1", ""):
         (tmp_path / "lock").write_text(owner)
         found: list[int] = []
@@ -141,7 +141,7 @@ download.once(sys.argv[1] + "/lock", "it", lambda: made.exists() or None, fetch)
 def test_who_beats_is_waited_for(tmp_path: Path) -> None:
     """However long it takes: here longer than the silence that is granted."""
     for one in [start(SLOW, tmp_path) for _ in range(2)]:
-        assert "Traceback" not in one.communicate(timeout=60)[1] and one.returncode == 0
+        assert "Traceback" not in one.communicate(timeout=300)[1] and one.returncode == 0
     assert (tmp_path / "made").read_text() == "x"
 
 

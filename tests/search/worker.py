@@ -98,7 +98,7 @@ def execute(start: Start, length: int, how: str | None = None, pause: Callable[[
     return True
 
 
-def work(batch: str, pause: Callable[[], None] = lambda: None, patience: float = 60.0, **options: Any) -> History:
+def work(batch: str, pause: Callable[[], None] = lambda: None, patience: float = 300, **options: Any) -> History:
     """Work until the search is complete."""
     history, end = history_of(batch, **options), time.monotonic() + patience
     while not isinstance(action := step(history), Finished):

@@ -135,7 +135,7 @@ def sshd() -> Iterator[Sshd]:
             wrapper = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
             server = subprocess.Popen([*wrapper, SERVER, "-D", "-e", "-f", folder / "sshd_config"],
                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not _accepts_connections(port):
             assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)

@@ -77,7 +77,7 @@ class Laptop:
                 for run in sorted(self.batch(name).iterdir()) if run.name[0].isdigit()]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"timeout after {seconds} s"

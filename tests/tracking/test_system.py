@@ -82,7 +82,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, folder: Path, devic
     """The cells of an epoch in which some samples were taken."""
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     with system.SystemMonitor(Config.from_dict({"system_metrics": 0.01}), device, str(folder), logger) as samples:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while len(samples._samples) < 2 and time.monotonic() < end:
             time.sleep(0.01)
         return samples.epoch_cells()

@@ -66,7 +66,7 @@ def test_address_of_the_git_remote_is_not_stored(tmp_path: Path, monkeypatch: py
 
 def wait_for_end(path: Path) -> None:
     """Wait until W&B's own process has written the end of a file, which it does after finish() has returned."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not any(record.WhichOneof("record_type") == "exit" for record in records(path)):
         assert time.monotonic() < deadline, "the end of the file is missing"
         time.sleep(0.1)

@@ -460,7 +460,7 @@ def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signa
         child.send_signal(number)
         if number == signal.SIGUSR1:
             assert "time limit" in child.stderr.readline()
-    child.communicate(timeout=120)
+    child.communicate(timeout=300)
     assert child.returncode == 1
     assert (record(run)["how"], record(run)["error"]) == (how, error)
 

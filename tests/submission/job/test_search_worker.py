@@ -100,11 +100,11 @@ def test_cancel_ends_the_workers_and_a_retry_continues(searching: Project) -> No
     process = start(searching, str(searching.spec), epoch=0.2)
     wait_for(lambda: bool(list(searching.results.glob("*-tiny/*/attempt-1-0.json"))))
     assert experiments.main(["cancel", "-y", str(searching.batch)]) == 0
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=300) != 0
     search = definition.read(searching.batch)
     assert search is not None
     assert not summary.is_over(searching.batch, search)
-    assert start(searching, "-r", str(searching.batch)).wait(timeout=120) == 0
+    assert start(searching, "-r", str(searching.batch)).wait(timeout=300) == 0
     assert summary.is_over(searching.batch, search)
     assert_sound(searching.batch, 18)
 
@@ -176,14 +176,14 @@ def test_killed_workers_and_trials_lose_and_repeat_nothing(searching: Project) -
             os.kill(pid, signal.SIGKILL)
         if generator.random() < 0.5:
             process.kill()
-    process.wait(timeout=120)
+    process.wait(timeout=300)
     batch = searching.batch
     search = definition.read(batch)
     assert search is not None
     for _ in range(5):
         if summary.is_over(batch, search):
             break
-        assert start(searching, "-r", str(batch), "--workers", "3").wait(timeout=120) in (0, 1, 2)
+        assert start(searching, "-r", str(batch), "--workers", "3").wait(timeout=300) in (0, 1, 2)
     assert summary.is_over(batch, search)
     assert_sound(batch, 18)
     assert not set(states_of(batch)) - {"paused", "done"}
@@ -196,12 +196,12 @@ def test_end_of_all_workers_is_no_end_of_the_search(searching: Project, capsys: 
     wait_for(lambda: bool(list(searching.results.glob("*-tiny/*/attempt-1-0.json"))))
     for worker in psutil.Process(process.pid).children():
         worker.kill()
-    assert process.wait(timeout=60) == 2
+    assert process.wait(timeout=300) == 2
     wait_for(lambda: "running" not in states_of(searching.batch))
     assert experiments.main(["wait", "--every", "0.01", str(searching.batch)]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"the search is not over: \d of 18 trials started; `python submit_multiple.py -r", printed)
-    assert start(searching, "-r", str(searching.batch)).wait(timeout=120) == 0
+    assert start(searching, "-r", str(searching.batch)).wait(timeout=300) == 0
     assert experiments.main(["wait", "--every", "0.01", str(searching.batch)]) == 0
     assert "not over" not in capsys.readouterr().out
     assert_sound(searching.batch, 18)

@@ -169,7 +169,7 @@ os.fork = fork
     path = project.batch / "submissions" / "1-a.tasks.json"
     task_files.write(str(path), Tasks(task_files.WORKER, str(project.batch), {run.name: 1 for run in project.runs()},
                                       slots=2))
-    assert subprocess.run([sys.executable, "train.py", path], cwd=project.folder, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "train.py", path], cwd=project.folder, timeout=300).returncode == 0
     assert project.executed() == [1] * 6
 
 

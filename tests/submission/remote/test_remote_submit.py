@@ -228,7 +228,7 @@ def test_local_runs_survive_a_lost_connection_and_are_followed_again(laptop: Lap
     assert process.stdout
     assert "still running on cluster" in process.stdout.readline()
     (laptop.batch("long") / "go").touch()
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert "2/2 runs" in said
     assert laptop.executed("long") == [1, 1]
@@ -271,7 +271,7 @@ def test_ctrl_c_interrupts_the_remote_command(laptop: Laptop) -> None:
     process = laptop.start(spec, "--local", "--workers", "2", "-y")
     wait_until(lambda: list((laptop.remote_dir / "results").glob("*-long/*/executed")))
     os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert "interrupting it there" in said
     assert "what was finished is kept" in said
@@ -289,7 +289,7 @@ def test_ctrl_c_interrupts_if_another_thread_takes_the_signal(laptop: Laptop, tm
     wait_until(lambda: list((laptop.remote_dir / "results").glob("*-long/*/executed")))
     time.sleep(1)  # it is told, and the main thread sleeps
     (tmp_path / "stop").touch()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert "interrupting it there" in output
     assert laptop.executed("long") == [0, 1]
@@ -299,7 +299,7 @@ def test_question_survives_a_lost_connection(laptop: Laptop) -> None:
     process = laptop.start("jobs/tiny.yaml", "--local")
     wait_until(lambda: list(laptop.remote_dir.glob(".gridiron/errands/*/question")))
     laptop.sshd.drop_connections()
-    said, _ = process.communicate("y\n", timeout=60)
+    said, _ = process.communicate("y\n", timeout=300)
     assert process.returncode == 0, said
     assert "retrying" in said
     assert said.count("Run 4 runs?") == 1

@@ -205,5 +205,5 @@ def test_shared_connection_does_not_hold_our_streams(here: Path) -> None:
                "ssh.connect(hosts.find_host('cluster', sys.argv[1])); print('done')")
     reach(here).close()
     done = subprocess.run([sys.executable, "-c", program, str(here), str(ROOT)], capture_output=True, text=True,
-                          timeout=120)
+                          timeout=300)
     assert (done.stdout, done.stderr) == ("done\n", "")

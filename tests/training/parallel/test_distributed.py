@@ -403,7 +403,7 @@ def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
         "dataset": "sklearn/digits", "data_dir": str(tmp_path), "data_splits_map": {"train": "train[:80%]"},
         "model": "linear", "train_length": 2, "base_lr": 0.01, "device": "cpu"}))
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
-                    "--nproc-per-node=2", str(ROOT / "train.py"), str(tmp_path / "spec.yaml")], check=True, timeout=120,
+                    "--nproc-per-node=2", str(ROOT / "train.py"), str(tmp_path / "spec.yaml")], check=True, timeout=300,
                    env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}, capture_output=True)
     assert (tmp_path / "done").read_text() == "completed\n"
     assert yaml_io.load_file(str(tmp_path / "config.yaml"))["facts"]["processes"] == 2
