@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
-from src import printable
+from src import printable, python_check  # noqa: F401  ends here in an unsuitable Python
 from src.commands.command_output import redirected_output, show
 from src.errors import BatchError, exits_on_user_error
 from src.io import files
@@ -38,7 +38,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "status": Command("monitor", "show how far each run is; without a batch: all under results/", remote=True),
-    "watch": Command("monitor", "refresh the status until every run has ended or is stuck", remote=True),
+    "watch": Command("monitor", "show the runs on a live screen, with their logs and curves; q quits, ? lists the keys",
+                     remote=True),
     "wait": Command("monitor", "block until every run has ended or is stuck; exit code 0 if all ended well, else 1",
                     remote=True),
     "missing": Command("monitor", "list the points of a job spec not done in any batch; exit code 1 if any",
@@ -120,7 +121,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = parser_class(prog="experiments.py", description=__doc__, formatter_class=help_formatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.help, description=command.help,
+        subparser = subparsers.add_parser(name, help=command.help.replace("%", "%%"), description=command.help,
                                           formatter_class=help_formatter)
         if name in argv[:1]:
             module = importlib.import_module(f"src.commands.{command.module}")

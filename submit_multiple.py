@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src import printable, run_folder
+from src import printable, python_check, run_folder  # noqa: F401  ends here in an unsuitable Python
 from src.commands.command_output import print_document, redirected_output
 from src.errors import BatchError, discard_output, exits_on_user_error
 from src.io import files

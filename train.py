@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from src import run_folder
+from src import python_check, run_folder  # noqa: F401  ends here in an unsuitable Python
 from src.config import Config
 from src.errors import ConfigError
 from src.io import files

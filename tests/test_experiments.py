@@ -199,6 +199,27 @@ def test_clean_removes_saved_states_of_ended_runs(done: Project, monkeypatch: py
     assert not list(failed.glob("resume-*"))
 
 
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        experiments.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, command in experiments.COMMANDS.items():
+        assert f" {name} {command.help}" in text
+
+
+@pytest.mark.parametrize("program", ["experiments.py", "submit_multiple.py", "train.py"])
+@pytest.mark.parametrize("problem", ["lacks the project's packages", "is older than 3.11"])
+def test_unsuitable_python_ends_with_one_line_that_names_the_environment(program: str, problem: str) -> None:
+    """Such as the system's Python, where somebody has not activated the environment."""
+    script = f"import runpy, sys; sys.version_info = (3, 9, 18); runpy.run_path('{program}', run_name='__main__')"
+    arguments = ["-S", program] if "packages" in problem else ["-c", script]  # -S: without site-packages
+    answer = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False, text=True, capture_output=True)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.count("\n") == 1
+    assert f"({sys.executable}) {problem}; in {ROOT}, run `" in answer.stderr
+    assert answer.stderr.endswith("`source .venv/bin/activate`\n")
+
+
 @pytest.mark.parametrize("name", ["logs", "compare", "query"])
 def test_help_begins_with_command_lines_that_can_be_typed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     examples = experiments.COMMANDS[name].examples

@@ -113,6 +113,22 @@ def test_exit_code_of_requeue_is_documented() -> None:
     assert f"| {external_program.SAVED} |" in (DOCS / "reference" / "exit-codes.md").read_text("utf-8")
 
 
+def test_commands_that_return_1_are_documented() -> None:
+    """Those whose Output has an exit code."""
+    row = next(line for line in (DOCS / "reference" / "exit-codes.md").read_text("utf-8").splitlines()
+               if line.startswith("| 1 |"))
+    for path in sorted((ROOT / "src" / "commands").glob("*.py")):
+        functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        texts = {function.name: ast.unparse(function) for function in functions}
+        commands = {re.findall(r"set_defaults\(run=(\w+)", text)[0]: name.removeprefix("add_").replace("_", "-")
+                    for name, text in texts.items() if name.startswith("add_") and "set_defaults(run=" in text}
+        for function in functions:
+            outputs = [node for node in ast.walk(function) if isinstance(node, ast.Call)
+                       and isinstance(node.func, ast.Name) and node.func.id == "Output" and len(node.args) == 3]
+            command = commands.get(function.name, ", ".join(commands.values()))  # that of a helper, in its module
+            assert not outputs or re.search(f"`{command}( --|`)", row), (path.name, command)
+
+
 def test_index_lists_every_page_once() -> None:
     index = DOCS / "index.md"
     pages = {page.resolve() for page in DOCS.rglob("*.md") if page != index}

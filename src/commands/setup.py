@@ -16,7 +16,7 @@ from src.submission.setup import files_to_write, scripts, storage, trial_run
 from src.submission.setup.scripts import Script
 from src.submission.setup.site import Partition, Site, read_site
 from src.submission.slurm import client
-from src.submission.system.terminal import ask, format_duration, table
+from src.submission.system.terminal import ask, format_duration, is_terminal, table
 
 if TYPE_CHECKING:
     from src.commands import documents
@@ -51,25 +51,24 @@ def setup(options: argparse.Namespace) -> Output:
     site = read_site(getpass.getuser())
     written: list[str] = []
     left_alone: list[str] = []
-    names = [_CPU_TEMPLATE]
     if site is None:
         print("Slurm does not answer on this machine: set up for runs on it (--local)")
     elif not site.with_gpu(None):
         raise BatchError("no partition is up that this user may use", where="Slurm",
                          hint="`sinfo` and `scontrol show partition` list them; ask the administrators for access")
     else:
-        names, written, left_alone = _write_scripts(site, choose)
+        written, left_alone = _write_scripts(site, choose)
     links, kept = _link_folders(choose)
     run = None if options.no_test else _test(site, options.wait)
     document: documents.Setup = {
         "slurm": site is not None, "written": written, "left_alone": left_alone, "links": links, "kept": kept,
         "test": run and {"batch": run.batch, "seconds": run.seconds, "problem": run.problem}}
-    where = "--local" if site is None else f"-s {names[-1]}"
+    where = "--local" if site is None else f"-s {_CPU_TEMPLATE}"
     return Output(_closing_lines(where, run), document, int(bool(run and run.problem)))
 
 
-def _write_scripts(site: Site, choose: Choose) -> tuple[list[str], list[str], list[str]]:
-    """Ask, and write the submit scripts. Return the names of all, of those that were written, and of edited ones."""
+def _write_scripts(site: Site, choose: Choose) -> tuple[list[str], list[str]]:
+    """Ask, and write the submit scripts. Return the names of those that were written, and of edited ones."""
     decisions = _decide(site, choose)
     made = [_accepted(script, site.accounts) for script in _scripts(site, decisions)]
     changes, edited = files_to_write.plan_changes(PROJECT, {script.name: script.text for script in made})
@@ -81,8 +80,8 @@ def _write_scripts(site: Site, choose: Choose) -> tuple[list[str], list[str], li
     if changes and choose("Write these files?", [("yes", ""), ("no", "")]) == "yes":
         for change in changes:
             files_to_write.write(change)
-        return [script.name for script in made], [os.path.basename(change.path) for change in changes], edited
-    return [script.name for script in made], [], edited
+        return [os.path.basename(change.path) for change in changes], edited
+    return [], edited
 
 
 def _decide(site: Site, choose: Choose) -> Decisions:
@@ -168,14 +167,24 @@ def _link_folders(choose: Choose) -> tuple[dict[str, str], list[str]]:
 def _test(site: Site | None, patience: float) -> trial_run.TrialRun:
     where = ["--local"] if site is None else ["-s", _CPU_TEMPLATE, "--sbatch", "time=00:05:00"]
     print("test  one run of some seconds", *where, flush=True)
-    return trial_run.submit_and_wait(PROJECT, os.path.join(batch_folder.results_folder(), "setup"), where, patience)
+    results = os.path.join(batch_folder.results_folder(), "setup")
+    if not is_terminal():
+        return trial_run.submit_and_wait(PROJECT, results, where, patience)
+    from src.terminal import footer
+
+    with footer.Footer() as line:
+        return trial_run.submit_and_wait(PROJECT, results, where, patience,
+                                         lambda run: line.show(*footer.of_run(run)))
 
 
 def _closing_lines(where: str, run: trial_run.TrialRun | None) -> list[str]:
     """Return how the test run ended, and the command that submits a first grid. where: its option for that."""
     lines = []
     if run and run.problem:
-        lines += [f"test  failed: {run.problem}", "  python experiments.py doctor  checks what this machine lacks"]
+        lines.append(f"test  not done: {run.problem}")
+        if run.batch:
+            lines.append(f"  python experiments.py watch {run.batch}  shows it")
+        lines.append("  python experiments.py doctor  checks what this machine lacks")
     elif run:
         lines.append(f"test  done after {format_duration(run.seconds)}")
     lines.append(f"  python submit_multiple.py jobs/digits-quickstart.yaml {where}  submits a first grid")

@@ -50,6 +50,7 @@ def test_setup_on_slurm(slurm: Slurm, fork: Path, answers: list[str], capsys: py
     assert "new   submit_tesla_v100.sh: partition=owner, cpus-per-task=4, mem=28G, gres=gpu:1, constraint=tesla_v100" \
         in printed
     assert "test  done after" in printed
+    assert "jobs/digits-quickstart.yaml -s submit_cpu.sh  submits a first grid" in printed, "which needs no GPU"
     assert "#SBATCH --partition=killable\n" in (fork / "submit_cpu.sh").read_text()
     assert sorted(path.name for path in fork.glob("submit_[gt]*.sh")) == GPU_SCRIPTS
     for name in ("submit_cpu.sh", *GPU_SCRIPTS):

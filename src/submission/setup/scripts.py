@@ -24,7 +24,7 @@ def cpu_script(template: str, partition: Partition, account: str | None) -> Scri
     """Return the shipped CPU script for a partition."""
     limit = min(_CPU_LIMIT, partition.limit or _CPU_LIMIT)
     text = _replace(template, {"partition": partition.name, "time": directives.format_time(limit)})
-    text = _describe_partition(text, partition)
+    text = _describe_limit(_describe_partition(text, partition), limit < _CPU_LIMIT)
     return Script("submit_cpu.sh", _with_account(_with_qos(text, partition), account),
                   (f"partition {partition.name}: {partition.description()}",))
 
@@ -48,7 +48,8 @@ def gpu_script(template: str, partition: Partition, node: NodeType, account: str
     text = re.sub(r"(?m)^# one GPU, on a node with.*$", "# one GPU" + (
         ", on a node with this feature (`sinfo -o '%N %G %f'` lists features)" if node.by_feature else
         " (`sinfo -o '%N %G'` lists them)"), text)
-    text = _describe_partition(text, partition)
+    text = re.sub(r"(?m)^# about four CPUs per GPU, for", "# for", text)
+    text = _describe_limit(_describe_partition(text, partition), limit < _GPU_LIMIT)
     return Script(name, _with_account(_with_qos(text, partition), account), (
         f"partition {partition.name}: {partition.description()}",
         f"{cpus} CPUs and {memory // 1000} GB of the {node.cpus_per_gpu} CPUs and {node.memory_per_gpu // 1000} GB "
@@ -84,6 +85,13 @@ def _describe_partition(text: str, partition: Partition) -> str:
     comment = ("# this partition runs jobs on idle nodes and preempts them when their owners need the nodes"
                if partition.preempt else "# its jobs are not preempted")
     return re.sub(r"(?m)^# .*\n(#SBATCH --partition=)", lambda match: f"{comment}\n{match[1]}", text)
+
+
+def _describe_limit(text: str, is_partition_limit: bool) -> str:
+    """Replace the comment on the time limit, which explains the shipped one, if it is that of the partition."""
+    comment = ("# days-hours:minutes:seconds, the limit of the partition. A run that takes longer saves its state and "
+               "continues by\n# itself; a program of your own that cannot do that needs another partition\n")
+    return re.sub(r"(?m)^# days-hours.*\n(?:# .*\n)*(?=#SBATCH --time=)", comment, text) if is_partition_limit else text
 
 
 def _with_account(text: str, account: str | None) -> str:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from src.submission.batch import batch_folder
@@ -35,10 +35,12 @@ class TrialRun(NamedTuple):
     problem: str | None
 
 
-def submit_and_wait(project: str, results: str, options: Sequence[str], patience: float) -> TrialRun:
+def submit_and_wait(project: str, results: str, options: Sequence[str], patience: float,
+                    show: Callable[[Run], object] = lambda _: None) -> TrialRun:
     """Submit the run and wait for its end, at most `patience` seconds.
 
-    results: folder of its batch; options: of submit_multiple.py, which choose where it runs.
+    results: folder of its batch; options: of submit_multiple.py, which choose where it runs; show: called every second
+    with the run as it was observed.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -52,13 +54,14 @@ def submit_and_wait(project: str, results: str, options: Sequence[str], patience
     batches = [path for path in batch_folder.all_batches(results) if path.endswith("-setup-test")]
     if answer.returncode not in (0, 1) or not batches:
         return TrialRun("", time.monotonic() - start, lines[-1] if lines else f"exit code {answer.returncode}")
-    run = _wait(batches[-1], start + patience)
+    run = _wait(batches[-1], start + patience, show)
     return TrialRun(batches[-1], time.monotonic() - start, _problem(run))
 
 
-def _wait(batch: str, deadline: float) -> Run:
+def _wait(batch: str, deadline: float, show: Callable[[Run], object]) -> Run:
     for (observation, ), _ in watch(lambda slurm: observe([batch], slurm), 1.0):
         run, = observation.runs.values()
+        show(run)
         if time.monotonic() > deadline:
             break
     return run
@@ -69,4 +72,4 @@ def _problem(run: Run) -> str | None:
     if run.state.name == states.DONE:
         return None
     group = next(iter(failures.group_failures([run])), None)
-    return group.line() if group else f"{states.shown(run.state.name)}: {run.state.why or 'it waits in the queue'}"
+    return group.line() if group else ": ".join(filter(None, (states.shown(run.state.name), run.state.why)))

@@ -25,6 +25,8 @@ def test_cpu_script_keeps_within_the_limit_of_the_partition() -> None:
     assert (chosen["partition"], chosen["time"], chosen["account"]) == ("short", "01:00:00", "ml")
     assert chosen["mem"] == options(CPU)["mem"]
     assert "its jobs are not preempted" in script.text
+    assert "the limit of the partition" in script.text
+    assert "hree hours" not in script.text
     assert options(scripts.cpu_script(CPU, GUEST, None).text)["time"] == "03:00:00"
 
 
@@ -40,6 +42,8 @@ def test_gpu_script_asks_for_the_share_of_one_gpu(node: NodeType, gres: str, con
     assert (script.name, chosen["gres"], chosen.get("constraint"), chosen["cpus-per-task"], chosen["mem"]) == (
         name, gres, constraint, cpus, mem)
     assert "account" not in chosen
+    assert "about four CPUs" not in script.text, "it has as many as a node has per GPU"
+    assert "the limit of the partition" not in script.text, "it requests twelve hours"
     assert "2080" not in script.text or constraint == "geforce_rtx_2080"
     assert subprocess.run(["bash", "-n"], input=script.text, text=True, check=False).returncode == 0
 
