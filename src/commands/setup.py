@@ -139,9 +139,11 @@ def _objection(script: Script) -> str | None:
     """
     try:
         command = client.sbatch_command("setup", os.devnull, "", (), script.name, os.devnull, PROJECT)
-        return client.validate(command, script.text).warning
+        message = client.validate(command, script.text).warning
     except client.SbatchError as error:
-        return error.message
+        message = error.message
+    # what a plugin prints stands between these
+    return message and message.removeprefix("sbatch: error: ").removesuffix(" allocation failure: Unspecified error")
 
 
 def _link_folders(choose: Choose) -> tuple[dict[str, str], list[str]]:

@@ -84,11 +84,12 @@ def test_memory_that_slurm_refuses_is_left_out(fork: Path, monkeypatch: pytest.M
 
     def validate(command: list[str], script: str) -> client.Validation:
         if "--mem=" in script:
-            raise client.SbatchError("permanent", "Memory specification can not be satisfied")
+            raise client.SbatchError("permanent", "sbatch: error: Memory specification can not be satisfied "
+                                     "allocation failure: Unspecified error")
         return client.Validation()
     monkeypatch.setattr(client, "validate", validate)
     assert experiments.main(["setup", "--yes", "--no-test"]) == 0
-    assert "no --mem: Memory specification" in capsys.readouterr().out
+    assert "no --mem: Memory specification can not be satisfied\n" in capsys.readouterr().out
     text = (fork / "submit_cpu.sh").read_text()
     assert "#SBATCH --mem" not in text
     assert "#SBATCH --account=ml\n" in text

@@ -20,7 +20,7 @@ from src.io import download, files, packed_copy, slurm_environment
 from src.submission.doctor import checks
 from src.submission.doctor.checks import CommandResult, Finding, FolderFacts
 from src.submission.packing import pack
-from src.submission.slurm import client, sbatch_errors
+from src.submission.slurm import client, sbatch_errors, sbatch_messages
 
 TIMEOUT = 20.0  # seconds for each probe
 _TORCH_TIMEOUT = 180.0  # seconds; to load torch from a slow disk takes long
@@ -180,9 +180,12 @@ def _script_findings(project: str, can_validate: bool, seconds: float) -> list[F
 
 
 def _refusal(path: str) -> str:
-    """Why Slurm would not accept a script; empty if it would."""
+    """Why Slurm would not accept a script; empty if it would, perhaps once nodes are available again."""
     try:
-        client.validate(client.sbatch_command("doctor", os.devnull, "", (), path, os.devnull, os.path.dirname(path)))
+        warning = client.validate(client.sbatch_command("doctor", os.devnull, "", (), path, os.devnull,
+                                                        os.path.dirname(path))).warning
+        if warning and sbatch_messages.classify(warning) == sbatch_messages.UNKNOWN:  # such as of a site's own plugin
+            return f"{os.path.basename(path)}: {warning}; change its #SBATCH lines, then run doctor again"
     except client.SbatchError as error:
         return str(sbatch_errors.explain(error, os.path.basename(path), "run doctor again"))
     except SlurmError as error:
