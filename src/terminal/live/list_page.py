@@ -9,7 +9,7 @@ from rich.text import Text
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Run
 from src.submission.status.status import StatusRow
-from src.submission.system.terminal import count
+from src.submission.system.terminal import count, format_duration
 from src.terminal import cells, colors, run_columns
 from src.terminal.cells import clean
 from src.terminal.live import header, keys
@@ -43,7 +43,7 @@ class ListPage(Page):
 
     def __init__(self, reader: Reader, cancel: Callable[[Batch, Run | None], None]) -> None:
         """cancel: starts to cancel a run, or with None the whole batch."""
-        self._reader, self._cancel = reader, cancel
+        self._reader, self._cancel, self._opened = reader, cancel, time.monotonic()
         self._path: str | None = None  # of the batch that is shown
         self._lists: dict[str, RunList] = {}
         self._height = 1  # of the rows
@@ -72,7 +72,7 @@ class ListPage(Page):
         """Return the page."""
         snapshot, batch = self._reader.snapshot, self._batch()
         if snapshot is None or batch is None:
-            return [Text("reading the batches …")]
+            return [Text(f"reading the batches … {format_duration(time.monotonic() - self._opened)}  (q quits)")]
         runs = self._list(batch)
         runs.update(batch, self._reader.details, self._reader.changes)
         top = header.lines(snapshot, self._number(snapshot), time.time(), columns)

@@ -1,7 +1,8 @@
 """The thread that reads batches for the live screen, so that keys are answered at once however slow the files are.
 
 Files are read every few seconds and Slurm is queried as by wait.Poller. Results of runs are read when they are to be
-shown, or when all runs are to be sorted by them.
+shown, or when all runs are to be sorted by them. The records of all starts, from which the cost is computed, are read
+after the first screen.
 """
 from __future__ import annotations
 
@@ -25,10 +26,14 @@ from src.terminal.run_names import RunNames
 
 _MAX_SHARE = 0.05  # of the time, that reading the files takes
 _CHUNK = 50  # rows that are read before the screen shows them
+_COST_CHUNK = 200  # runs whose starts are read before rows that are wanted meanwhile
 
 
 class Batch(Frozen):
-    """A batch at one moment. search: lines about its search; stopped: the runs that it has stopped."""
+    """A batch at one moment.
+
+    cost: empty until it is read; search: lines about its search; stopped: the runs that it has stopped.
+    """
 
     observation: Observation
     names: RunNames
@@ -79,6 +84,7 @@ class Reader(threading.Thread):
         self._versions: dict[str, tuple[object, ...]] = {}
         self._wanted: list[tuple[Batch, Run]] = []
         self._costs: dict[str, CostReader] = {}
+        self._without_cost: list[tuple[str, Run]] | None = None  # runs whose starts are to be read, by batch
         self._changed = threading.Condition()
         self._is_stopped = self._is_refresh_due = False
         self._slurm_time: float | None = None
@@ -131,6 +137,9 @@ class Reader(threading.Thread):
         previous = {batch.observation.path: batch for batch in self.snapshot.batches} if self.snapshot else {}
         self.snapshot = Snapshot([self._batch(observation, previous.get(observation.path), starts, now)
                                   for observation in observations], now, self._slurm_time, is_over)
+        if self._without_cost is None:
+            self._without_cost = [(observation.path, run) for observation in observations
+                                  for run in observation.runs.values()]
         self._wake()
 
     def _batch(self, observation: Observation, previous: Batch | None, starts: dict[str, float], now: float) -> Batch:
@@ -138,13 +147,30 @@ class Reader(threading.Thread):
         names = previous.names if previous and is_same else run_names.read(observation)
         search = status.summarize_search(observation.path)
         lines = [search.headline(), *table(search.rows(), "  ")] if search else []
-        cost = self._costs.setdefault(observation.path, CostReader())
+        cost = "" if self._without_cost is None or self._without_cost else self._cost(observation, now)
         return Batch(observation, names, metrics.read_from_batch(observation.path), status.counts(observation),
-                     throughput.throughput(observation, now), cost.read(observation, now), starts,
+                     throughput.throughput(observation, now), cost, starts,
                      list(map(clean, lines)), frozenset(search.stopped if search else ()))
 
+    def _cost(self, observation: Observation, now: float) -> str:
+        return self._costs.setdefault(observation.path, CostReader()).read(observation, now)
+
+    def _read_costs(self) -> None:
+        """Read the starts of some runs; after those of the last ones, show the cost."""
+        assert self._without_cost is not None
+        assert self.snapshot is not None
+        now = time.time()
+        for path, run in self._without_cost[:_COST_CHUNK]:
+            self._costs.setdefault(path, CostReader()).load(run, now)
+        del self._without_cost[:_COST_CHUNK]
+        if not self._without_cost:
+            self.snapshot = self.snapshot._replace(batches=[
+                batch._replace(cost=self._cost(batch.observation, now)) for batch in self.snapshot.batches])
+            self._wake()
+
     def _pause(self, seconds: float) -> None:
-        """Read wanted results for some seconds; longer if the files took long to read."""
+        """Read wanted results, then what else is not read yet, for some seconds; longer if the files took long to read.
+        """
         took = time.monotonic() - self._read_start
         deadline = time.monotonic() + max(seconds, took / _MAX_SHARE - took)
         while True:
@@ -153,11 +179,14 @@ class Reader(threading.Thread):
                     raise _Stop
                 if self._is_refresh_due or (left := deadline - time.monotonic()) <= 0:
                     return
-                if not self._wanted:
+                if not self._wanted and not self._without_cost:
                     self._changed.wait(min(left, 3600.0))
                     continue
                 chunk, self._wanted = self._wanted[:_CHUNK], self._wanted[_CHUNK:]
-            self._read_details(chunk)
+            if chunk:
+                self._read_details(chunk)
+            else:
+                self._read_costs()
 
     def _read_details(self, wanted: Sequence[tuple[Batch, Run]]) -> None:
         for batch, run in wanted:

@@ -39,6 +39,7 @@ def screen(batch: Path, tmp_path: Path) -> Iterator[Terminal]:
         opened.run(f"{WATCH}; echo exit code $?; stty -a | tr ';' '\\n' | grep -w icanon")
         opened.wait_for("q quit")
         opened.wait_for("12/12")  # results were read
+        opened.wait_for("so far")  # and the cost
         yield opened
 
 

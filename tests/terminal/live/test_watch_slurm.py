@@ -1,8 +1,6 @@
 """The live screen of `watch` on a real Slurm: a job from the queue to its end, and one that is cancelled by a key."""
 from __future__ import annotations
 
-import pytest
-
 from tests.conftest import Slurm
 from tests.submission.conftest import Project, project
 from tests.terminal.tmux import EXPERIMENTS, terminal
