@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def add_dashboard(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=dashboard)
     parser.add_argument("batches", nargs="*", metavar="BATCH", help=f"{batch_folder.ACCEPTED_FORMS} (default: those "
-                        "under results/ with runs that are submitted or running; if there is none, the newest)")
+                        "under results/ with runs that are submitted or running; if there is none, the newest; and "
+                        "those that are submitted later)")
     parser.add_argument("--port", type=int, default=0, metavar="P", help="default: a free one")
     parser.add_argument("--interval", type=float, metavar="SECONDS", help="seconds between queries of Slurm (default: "
                         "30 in the first ten minutes, then 60)")
@@ -40,8 +41,9 @@ def dashboard(options: argparse.Namespace) -> Output:
     if not 0 <= options.port < 2**16:
         raise BatchError(f"invalid port {options.port}", where="--port", allowed="1024 to 65535",
                          hint="leave the option out for a free port")
+    submitted = None if options.batches else Submitted(batch_folder.results_folder())
     batches = [batch_folder.require_batch(path) for path in options.batches] or _active_batches()
-    server = _make_server(batches, options)
+    server = _make_server(batches, options, submitted)
     return Output((_instructions(server, path) for path in _serve(server)),
                   (_document(server, path) for path in _serve(server)))
 
@@ -54,40 +56,58 @@ def _active_batches() -> list[str]:
     return active or ([newest] if newest else [])
 
 
-def _make_server(batches: Sequence[str], options: argparse.Namespace) -> Server:
+class Submitted:
+    """The batches of a folder to which runs are submitted after this was created."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._before = self._submissions()
+
+    def find(self) -> list[str]:
+        """Return their paths."""
+        return [batch for batch, last in self._submissions().items() if last != self._before.get(batch, "")]
+
+    def _submissions(self) -> dict[str, str]:
+        """The last submission of each batch."""
+        return {batch: run_lookup.last_submission(batch) for batch in batch_folder.all_batches(self._folder)}
+
+
+def _make_server(batches: Sequence[str], options: argparse.Namespace, submitted: Submitted | None = None) -> Server:
     from src.analysis.page import write
     from src.dashboard.server import Server
 
     try:
-        return Server(make_live(batches, options.interval), options.port, write.page(None), write.policy(),
+        return Server(make_live(batches, options.interval, submitted), options.port, write.page(None), write.policy(),
                       lambda batch, text: notes.add(batch, text, project_commit()))
     except OSError as error:
         raise BatchError(f"port {options.port} cannot be used: {error.strerror}", where="--port",
                          hint="leave the option out for a free port") from None
 
 
-def make_live(batches: Sequence[str], interval: float | None) -> Live:
-    """Return the document of batches, which follows their files. interval: seconds between queries of Slurm."""
+def make_live(batches: Sequence[str], interval: float | None, submitted: Submitted | None = None) -> Live:
+    """Return the document of batches, which follows their files.
+
+    interval: seconds between queries of Slurm; submitted: batches that are shown too once they are there.
+    """
     from src.dashboard.live import Live
 
-    status = _Status(batches, interval)
-    return Live(batches, status.rows, status.resources)
+    status = _Status(interval)
+    return Live(batches, status.rows, status.resources, submitted.find if submitted else list)
 
 
 class _Status:
     """The status of batches, from their files each time, and from Slurm as often as `watch` queries it."""
 
-    def __init__(self, batches: Sequence[str], interval: float | None) -> None:
+    def __init__(self, interval: float | None) -> None:
         from src.submission.status.wait import Poller
 
-        self._batches, self._poller = batches, Poller(interval)
+        self._poller = Poller(interval)
         self._observations: list[Observation] = []
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, batches: Sequence[str]) -> list[dict[str, Any]]:
         """Return a row for each run."""
         from src.submission.status.observe import observe
 
-        batches = [batch for batch in self._batches if os.path.isdir(batch)]
         self._observations = self._poller.poll(lambda slurm: observe(batches, slurm, read_only=True))
         return [row for observation in self._observations for row in page_rows(observation)]
 

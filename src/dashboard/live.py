@@ -28,6 +28,7 @@ Resources = Mapping[str, Sequence[Sequence[str]]]
 # each task is repeated after a pause of some seconds, and of so long that it takes at most a share of a core
 _SCAN_PAUSE, _SCAN_SHARE, _LONGEST_SCAN_PAUSE = 0.5, 0.01, 10.0
 _UPDATE_SHARE = 0.2
+_FIND_PAUSE, _FIND_SHARE = 5.0, 0.002  # looks for batches that were submitted
 _OBSERVE_PAUSE, _OBSERVE_SHARE = 1.0, 0.05  # after files were created or removed in run folders
 _QUIET_OBSERVE_PAUSE, _QUIET_OBSERVE_SHARE = 30.0, 0.005  # otherwise: processes may have died, and Slurm may answer
 _BUILD_PAUSE, _BUILD_SHARE = 1.0, 0.2  # after a run came, started or ended
@@ -87,15 +88,19 @@ class _Background(_Task):
 class Live:
     """Keeps a document of batches up to date, in threads: one looks at files, and starts others for what takes long.
 
-    observe: returns rows of the status table, from the files and, at most as often as `watch` does, from Slurm;
+    observe: returns rows of the status table of batches, from the files and, at most as often as `watch` does, from
+        Slurm;
     resources: returns what the batches' Slurm jobs used, as in `document.build`;
+    find: returns batches that are shown too from now on;
     on_change: called by the thread after each change.
     """
 
-    def __init__(self, batches: Sequence[str], observe: Callable[[], Rows], resources: Callable[[], Resources],
+    def __init__(self, batches: Sequence[str], observe: Callable[[list[str]], Rows],
+                 resources: Callable[[], Resources], find: Callable[[], list[str]] = list,
                  on_change: Callable[[], object] = lambda: None) -> None:
         self.published, self.batches, self.paths = Published(), list(batches), list[str]()
         self._read_status, self._read_resources, self.on_change = observe, resources, on_change
+        self._find, self._finding = find, _Task()
         self._wake, self._has_stopped, self._last_request = threading.Event(), False, time.monotonic()
         self._scan, self._layout = Scan(), Layout([], [], [], {}, [])
         self._status: dict[str, dict[str, Any]] = {}  # rows by path
@@ -170,6 +175,7 @@ class Live:
 
     def tick(self) -> None:
         """Look at the files once, and publish what has changed."""
+        self._add_batches()
         with self._scanning:
             changed = self._scan.changed_runs(path for path in self.paths if path not in self._ended)
             has_runs = bool(self._scan.changed_batches(self.batches))
@@ -189,6 +195,13 @@ class Live:
         if is_due and not self._building.is_running and self._observing.ended > 0:
             self._start_build()
 
+    def _add_batches(self) -> None:
+        """Show batches that were submitted meanwhile too."""
+        if self._finding.is_due(_FIND_PAUSE, _FIND_SHARE):
+            with self._finding:
+                added = [batch for batch in self._find() if batch not in self.batches]
+            self.batches = [*self.batches, *added]  # the server reads it in other threads
+
     def _observe(self) -> set[str]:
         """Observe the batches if that is due. Return the runs whose state has changed since the last time."""
         if not self._observing.is_running and (
@@ -205,7 +218,7 @@ class Live:
 
     def _read(self) -> Rows:
         """Return the status, and read the resources if that is due."""
-        rows = self._read_status()
+        rows = self._read_status([batch for batch in self.batches if os.path.isdir(batch)])
         if self._accounting.is_due(_RESOURCES_PAUSE):
             with self._accounting:
                 self._resources = self._read_resources()

@@ -10,7 +10,7 @@ from src import notes, run_folder
 from src.analysis.page import write
 from tests.analysis.chromium import Tab
 from tests.analysis.conftest import tab
-from tests.analysis.make_batch import DIGITS, make_run
+from tests.analysis.make_batch import DIGITS, curves, grid, make_batch, make_run
 from tests.dashboard.test_server import Running, append_epochs, batch, running, status
 
 __all__ = ["batch", "running", "status", "tab"]  # fixtures
@@ -42,6 +42,19 @@ def test_page_follows_the_files(page: Tab, batch: str) -> None:
     page.wait(f"{STORE}.count === 4")
     assert page.js(f"[...{STORE}.selected].join()") == "2"
     assert page.js(f"{STORE}.settings.filter") == "base_lr=0.5"
+
+
+def test_page_shows_a_batch_that_is_submitted_later(page: Tab, running: Running, batch: str, tmp_path: Path) -> None:
+    page.js(f"{STORE}.select([2])")
+    key = page.js(f"{STORE}.runs.key[2]")
+    later = make_batch(tmp_path, grid({"base_lr": [0.3]}, **DIGITS), "26-11-22-later", epochs=2)
+    make_run(later, 1, {**DIGITS, "base_lr": 3.0}, stats=curves({"base_lr": 3.0}, 2), end=None)
+    running.submitted.append(later)
+    page.wait(f"{STORE}.count === 5")
+    assert page.js(f"{STORE}.document.batches.map(batch => batch.name)") == [Path(batch).name, "26-11-22-later"]
+    assert page.js(f"[...{STORE}.selected].map(run => {STORE}.runs.key[run])") == [key], "the same run stays selected"
+    append_epochs(later, 1, 4)
+    page.wait(f"{STORE}.curve('val/last/accuracy', 4).epoch.length === 4")
 
 
 def test_note_of_the_page_is_stored(page: Tab, batch: str) -> None:

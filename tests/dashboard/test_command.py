@@ -120,6 +120,27 @@ def test_active_batches_are_shown_by_default(tmp_path: Path, monkeypatch: pytest
     assert dashboard._active_batches() == [str(tmp_path / "results" / "26-11-21-b")]
 
 
+def test_batches_that_are_submitted_later_are_found(tmp_path: Path) -> None:
+    specs = grid({"base_lr": [0.1]}, **DIGITS)
+    old, again = (make_batch(tmp_path, specs, name) for name in ("26-11-20-a", "26-11-20-b"))
+    submitted = dashboard.Submitted(str(tmp_path))
+    assert submitted.find() == []
+    new = make_batch(tmp_path, specs, "26-11-21-c")
+    assert submitted.find() == [], "nothing has been submitted yet"
+    for batch in (again, new):
+        write_journal(batch)
+    assert submitted.find() == [again, new]
+    write_journal(old)
+    assert submitted.find() == [old, again, new]
+
+
+def write_journal(batch: str) -> None:
+    """Let a batch look as after another submission."""
+    folder = Path(batch, run_folder.SUBMISSIONS)
+    folder.mkdir(exist_ok=True)
+    (folder / f"20261130-120000-{len(list(folder.iterdir()))}.jsonl").touch()
+
+
 def test_report_and_dashboard_have_the_same_document(batch: str) -> None:
     live = dashboard.make_live([batch], None)
     live.start()
@@ -149,8 +170,8 @@ def test_slurm_is_queried_as_by_watch(batch: str, monkeypatch: pytest.MonkeyPatc
         return []
 
     monkeypatch.setattr("src.submission.status.observe.observe", observe_batches)
-    status = dashboard._Status([batch], None)
+    status = dashboard._Status(None)
     for _ in range(3):
-        assert status.rows() == []
+        assert status.rows([batch]) == []
     assert queries == [(True, True), (False, True), (False, True)], "the others read files alone"
-    assert dashboard._Status([batch, f"{batch}-gone"], 0.0).rows() == []
+    assert dashboard._Status(0.0).rows([]) == []

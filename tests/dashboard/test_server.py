@@ -77,7 +77,8 @@ class Running:
 
     def __init__(self, batches: list[str], status: list[dict[str, Any]]) -> None:
         self.status = status
-        self.live = Live(batches, lambda: [dict(row) for row in self.status], dict)
+        self.submitted = list[str]()  # later
+        self.live = Live(batches, lambda _: [dict(row) for row in self.status], dict, lambda: self.submitted)
         self.server = Server(self.live, 0, "<!doctype html>page", POLICY,
                              lambda batch, text: notes.add(batch, text, "1a2b3c"))
         self.thread = threading.Thread(target=self.server.run)

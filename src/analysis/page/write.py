@@ -15,8 +15,8 @@ from src.analysis.page import library
 
 _FOLDER = os.path.dirname(__file__)
 # in the order in which they build on each other
-_SCRIPTS = ("dom", "filter", "store", "table", "boxes", "sections", "run", "compare", "charts_core", "charts_curves",
-            "charts_points", "charts_maps", "charts_search", "live", "toolbar", "overview", "page")
+_SCRIPTS = ("dom", "filter", "store", "table", "boxes", "sections", "run", "compare", "charts_library", "charts_core",
+            "charts_curves", "charts_points", "charts_maps", "charts_search", "live", "toolbar", "overview", "page")
 
 
 def page(document: Mapping[str, Any] | None, title: str = "Gridiron") -> str:

@@ -56,7 +56,12 @@ def _only_run(batch: str, name: str) -> str:
 
 def newest_batch(batches: Iterable[str]) -> str | None:
     """Return the batch with the newest submission; None without batches."""
-    return max(batches, key=lambda path: (max(_journals(path), default=""), os.path.basename(path)), default=None)
+    return max(batches, key=lambda path: (last_submission(path), os.path.basename(path)), default=None)
+
+
+def last_submission(batch: str) -> str:
+    """Return the name of the newest journal of a batch, which sorts by time; empty if there is none."""
+    return max(_journals(batch), default="")
 
 
 def _output_dirs() -> list[str]:

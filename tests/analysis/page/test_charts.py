@@ -166,7 +166,8 @@ def test_brush_over_curves_selects_those_that_pass(page: Page) -> None:
 def test_means_and_bands_are_those_of_the_seeds(page: Page) -> None:
     page.show("curves", metric=METRIC, spread="95% confidence")
     line = page.js("""(() => { const line = chart.lines.find(line => line.runs.length === 3);
-        return {runs: line.runs, y: [...line.y], low: [...line.low], high: [...line.high]}; })()""")
+        const {low, high} = chart.band(line);
+        return {runs: line.runs, y: [...line.y], low: [...low], high: [...high]}; })()""")
     curves = np.array([page.curve(METRIC, run) for run in line["runs"]])
     half = 4.303 * curves.std(axis=0, ddof=1) / np.sqrt(3)  # Student's t with two degrees of freedom
     np.testing.assert_allclose(line["y"], curves.mean(axis=0))
@@ -175,7 +176,7 @@ def test_means_and_bands_are_those_of_the_seeds(page: Page) -> None:
     assert page.js("chart.caption.textContent").startswith("mean of the runs of each of 27 settings")
     assert len({page.column("seed_training")[run] for run in line["runs"]}) == 3
     page.set(spread="range")
-    assert page.js("Math.max(...chart.lines[0].high)") == pytest.approx(
+    assert page.js("Math.max(...chart.band(chart.lines[0]).high)") == pytest.approx(
         max(page.curve(METRIC, run).max() for run in page.js("chart.lines[0].runs")))
 
 

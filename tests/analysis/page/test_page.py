@@ -77,13 +77,26 @@ def type_filter(tab: Tab, text: str) -> None:
     tab.wait(f"gridiron.store.settings.filter === {json.dumps(text)}")
 
 
+def show_table(tab: Tab) -> None:
+    """Scroll to the table, which is drawn when it is in view."""
+    scroll(tab, "document.querySelector('.scroll').scrollIntoView()")
+
+
+def scroll(tab: Tab, action: str) -> None:
+    """Scroll, and wait until the page has noticed."""
+    tab.js(f"""(async () => {{ {action};
+               for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); }})()""")
+
+
 def column(tab: Tab, name: str) -> list[Any]:
     """The cells of a column that are drawn, as values of the document."""
+    show_table(tab)
     return list(tab.js(f"{ROWS}.map(row => gridiron.store.column({json.dumps(name)})[row.dataset.run])"))
 
 
 def click_heading(tab: Tab, name: str) -> str | None:
     """Click a heading, and return how the column is sorted then."""
+    show_table(tab)
     find = f"[...document.querySelectorAll('#runs thead button')].find(b => b.dataset.column === {json.dumps(name)})"
     tab.js(f"{find}.click()")
     sort = tab.js(f"{find}.parentNode.getAttribute('aria-sort')")
@@ -117,6 +130,16 @@ def test_headings_sort(opened: Tab) -> None:
     assert click_heading(opened, "value") == "descending"  # more is better: the best first
     best = [value for value in column(opened, "value") if value is not None]
     assert best == sorted(best, reverse=True)
+
+
+def test_table_out_of_view_is_drawn_when_it_comes_into_view(opened: Tab) -> None:
+    show_table(opened)
+    before = opened.js(f"{ROWS}.map(row => row.dataset.run)")
+    scroll(opened, "scrollTo(0, 0)")
+    opened.js("gridiron.store.set({sort: '-index'})")
+    assert opened.js(f"{ROWS}.map(row => row.dataset.run)") == before
+    assert opened.js("gridiron.overview.order()[0]") == RUNS - 1, "its order is that of the settings"
+    assert column(opened, "index")[:2] == [RUNS - 1, RUNS - 2]
 
 
 @pytest.mark.parametrize(("text", "condition"), [
@@ -329,6 +352,7 @@ def test_hostile_texts_are_inert(tab: Tab, tmp_path: Path) -> None:
 
 
 def test_control_characters_are_shown(page: Tab) -> None:
+    show_table(page)
     page.js("gridiron.store.apply({runs: {indices: [0], name: ['a\\u202e\\u0007\\u200bb\\ud800']}})")
     assert page.js(f"{ROWS}[0].querySelector('a').textContent") == "a\\u202e\\u0007\\u200bb\\ud800"
 

@@ -7,6 +7,7 @@
   const MAX_LEGEND = 16;
   const KEYS = "Arrow keys move, plus and minus zoom, 0 resets, brackets step through runs, Enter selects, o opens the run, "
     + "Escape clears.";
+  const MAX_SORTED = 4000;  // values by which a range is chosen
   const NEAR = 14;  // pixels between the pointer and what it points at
 
   // Settings of the charts, kept in the address; "": chosen by the data
@@ -63,15 +64,15 @@
 
   // The range of an axis: all values, but of a few that are far from the others only those nearby
   function range(values, log) {
-    const sorted = Float64Array.from(values.filter(value => Number.isFinite(value) && (!log || value > 0))).sort();
-    if (!sorted.length) return {start: log ? 0.1 : 0, end: 1, outside: 0};
-    const at = share => sorted[Math.round(share * (sorted.length - 1))];
-    let [low, high] = [sorted[0], sorted[sorted.length - 1]];
-    if (!log) {
-      const span = at(0.98) - at(0.02);
+    const isIn = log ? value => value > 0 && value < Infinity : Number.isFinite, step = Math.ceil(values.length / MAX_SORTED);
+    let [low, high] = extent(log ? values.filter(isIn) : values), outside = 0;
+    if (low > high) return {start: log ? 0.1 : 0, end: 1, outside};
+    if (!log) {  // of many values, one in a few gives the shares
+      const sorted = new Float64Array(values.filter((value, at) => at % step === 0 && isIn(value))).sort();
+      const at = share => sorted[Math.round(share * (sorted.length - 1))], span = at(0.98) - at(0.02);
       if (span > 0) [low, high] = [Math.max(low, at(0.02) - 2 * span), Math.min(high, at(0.98) + 2 * span)];
+      for (const value of values) outside += isIn(value) && (value < low || value > high);
     }
-    const outside = sorted.reduce((sum, value) => sum + (value < low || value > high), 0);
     if (log) {
       const factor = (high / low) ** 0.04 || 1;
       return high > low ? {start: low / factor, end: high * factor, outside} : {start: low / 2, end: high * 2, outside};
@@ -86,24 +87,29 @@
   function groups(store, name, runs) {
     if (name === "") name = byInfluence(store)[0] ?? "none";
     if (name === "none") return {name, kind: "none", entries: [], index: () => 0, color: () => palette.single};
-    const column = store.column(name), values = [...new Set(column.map(keyOf))];  // of all runs: a filter keeps the colors
-    if (store.isNumeric(name) && values.length > MAX_LEVELS) {
+    const {kind, levels, low, high, log, indices, colors} = store.cached(
+      `groups ${name} ${isDark()} ${store.settings.logy}`, () => allGroups(store, name));  // of all runs: a filter keeps the colors
+    return {name, kind, low, high, log, index: run => indices?.[run] ?? 0, color: run => colors[run],
+      entries: levels.map((level, at) => ({...level, index: at, runs: () => runs.filter(run => indices[run] === at)}))};
+  }
+
+  // The same of all runs: {kind, levels: {label, color}, indices, colors: of runs, …}
+  function allGroups(store, name) {
+    const column = store.column(name).map(keyOf), values = [...new Set(column)], isNumeric = store.isNumeric(name);
+    if (isNumeric && values.length > MAX_LEVELS) {
       const [low, high] = extent(values), log = isLogScale(store, name, low, high);
       const fraction = value => typeof value !== "number" || high === low ? (high === low ? 0.5 : NaN)
         : log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
       const colors = new Map(values.map(value => [value, palette.fraction(fraction(value))]));
-      return {name, kind: "numbers", entries: [], low, high, log, index: () => 0,
-        color: run => colors.get(keyOf(column[run])) ?? palette.fraction(NaN)};
+      return {kind: "numbers", levels: [], low, high, log, colors: column.map(value => colors.get(value))};
     }
     values.sort(gridiron.dom.comparer(false));
-    const position = new Map(values.map((value, at) => [value, at]));
-    const index = run => position.get(keyOf(column[run])) ?? 0;
     // a few ordered numbers have colors in order; categories have colors apart
-    const isOrdered = store.isNumeric(name) && values.length > 2,
-      colors = values.map((_, at) => isOrdered ? palette.fraction(at / (values.length - 1)) : palette.category(at));
-    return {name, kind: "levels", index, color: run => colors[index(run)],
-      entries: values.map((value, at) => ({label: format(value), color: colors[at], index: at,
-        runs: () => runs.filter(run => index(run) === at)}))};
+    const isOrdered = isNumeric && values.length > 2, position = new Map(values.map((value, at) => [value, at])),
+      levels = values.map((value, at) => ({label: format(value), color: isOrdered ? palette.fraction(at / (values.length - 1))
+        : palette.category(at)}));
+    const indices = column.map(value => position.get(value));
+    return {kind: "levels", levels, indices, colors: indices.map(at => levels[at].color)};
   }
 
   // What a value is counted by: itself, its text if it is a list or a mapping
@@ -118,11 +124,18 @@
   // Parameters that are no seeds: what a setting is; runs of a setting are its repeats
   const settingNames = store => store.parameters.filter(name => !name.split(".").pop().startsWith("seed"));
   function settings(store, runs) {
-    const names = settingNames(store), members = new Map();
+    const setting = store.cached("settings", () => {
+      const names = settingNames(store), columns = names.map(name => store.column(name)), numbers = new Map();
+      return store.runs.key.map((_, run) => {
+        const key = JSON.stringify([store.runs.batch[run], ...columns.map(column => column[run])]);
+        if (!numbers.has(key)) numbers.set(key, numbers.size);
+        return numbers.get(key);
+      });
+    });
+    const members = new Map();
     for (const run of runs) {
-      const key = JSON.stringify([store.runs.batch[run], ...names.map(name => store.column(name)[run])]);
-      if (!members.has(key)) members.set(key, []);
-      members.get(key).push(run);
+      const others = members.get(setting[run]);
+      if (others) others.push(run); else members.set(setting[run], [run]);
     }
     return [...members.values()];
   }
@@ -189,27 +202,37 @@
   // Plain text for Bokeh, which reads other texts as formulas
   const plain = text => new Bokeh.PlainText({text: gridiron.dom.clean(text)});
 
-  // ---- controls
+  // ---- controls: descriptions, from which elements are made, and set again where only the value has changed
 
-  function select(labelText, options, value, change) {
-    const input = el("select", {"aria-label": labelText, on: {change: () => change(input.value)}},
-      options.map(([key, text]) => el("option", {value: key, selected: key === value}, text)));
-    return el("label", {}, `${labelText} `, input);
-  }
-  function check(labelText, value, change) {
-    const input = el("input", {type: "checkbox", checked: value, on: {change: () => change(input.checked)}});
-    return el("label", {}, input, ` ${labelText}`);
-  }
-  function slider(labelText, value, {min, max, step}, change) {
-    const input = el("input", {type: "range", min, max, step, value, "aria-label": labelText,
-      on: {input: () => change(Number(input.value))}});
-    return el("label", {}, `${labelText} `, input);
+  const select = (label, options, value, change) => ({kind: "select", label, options, value, change});
+  const check = (label, value, change) => ({kind: "check", label, value, change});
+  const slider = (label, value, limits, change) => ({kind: "slider", label, limits, value, change});
+
+  const inputs = {
+    select: control => el("select", {on: {change: event => control.current.change(event.target.value)}},
+      control.current.options.map(([key, text]) => el("option", {value: key}, text))),
+    check: control => el("input", {type: "checkbox", on: {change: event => control.current.change(event.target.checked)}}),
+    slider: control => el("input", {type: "range", ...control.current.limits,
+      on: {input: event => control.current.change(Number(event.target.value))}}),
+  };
+
+  // The element of a control; `show` sets its value, and what a change does
+  function makeControl(description) {
+    const control = {current: description}, {kind, label: text} = description, input = inputs[kind](control);
+    input.setAttribute("aria-label", text);
+    return {element: el("label", {}, ...(kind === "check" ? [input, ` ${text}`] : [`${text} `, input])), show(next) {
+      control.current = next;
+      input[kind === "check" ? "checked" : "value"] = next.value;
+      if (kind === "select" && input.selectedIndex < 0) input.selectedIndex = 0;
+    }};
   }
 
-  // Charts to update, a few in each frame, so that the page answers between them
+  // Charts to update. They are updated at once, so that the library paints all of them in the next frame; what takes
+  // longer than a part of a second goes on after that frame, so that the page answers in between
+  const PART = 40;  // milliseconds
   const waiting = new Set();
   function queue(chart) {
-    if (!waiting.size) requestAnimationFrame(work);
+    if (!waiting.size) setTimeout(work);
     waiting.add(chart);
   }
   function work() {
@@ -217,9 +240,9 @@
     for (const chart of waiting) {
       waiting.delete(chart);
       if (chart.inView && !chart.destroyed) chart.update();
-      if (performance.now() - start > 12) break;
+      if (performance.now() - start > PART) break;
     }
-    if (waiting.size) requestAnimationFrame(work);
+    if (waiting.size) requestAnimationFrame(() => setTimeout(work));
   }
 
   // Charts whose overlay is drawn in the next frame
@@ -235,12 +258,16 @@
     for (const chart of charts) if (!chart.destroyed) chart.drawOverlay();
   }
 
+  // Charts that the library paints in a frame to come; their overlays follow
+  const painting = new Set();
+
   // A promise that is fulfilled when all charts in view show the latest data, filter, selection and settings
   async function idle() {
-    const frame = () => new Promise(requestAnimationFrame);
-    do await frame(); while (waiting.size || overlays.size);
-    await frame();  // Bokeh paints what has changed in a frame of its own
-    await new Promise(done => setTimeout(done));
+    const isBusy = () => waiting.size || overlays.size || [...painting].some(chart => chart.inView && !chart.destroyed);
+    do {
+      await new Promise(requestAnimationFrame);
+      await new Promise(done => setTimeout(done));  // the frame has been painted
+    } while (isBusy());
   }
 
   // ---- a chart
@@ -266,10 +293,17 @@
         this.schedule();
       }, {rootMargin: "20px"});
       this.watcher.observe(element);
-      this.resizes = new ResizeObserver(() => this.scheduleOverlay());
+      this.resizes = new ResizeObserver(entries => {
+        const {width, height} = entries.at(-1).contentRect;  // reading it from the plot would lay out the page
+        this.size = {width, height};
+        this.scheduleOverlay();
+      });
       this.resizes.observe(this.plot);
       this._listen();
     }
+
+    // In pixels
+    get width() { return this.size?.width ?? this.element.clientWidth; }
 
     // Settings that this chart shows: others do not redraw it
     get uses() { return []; }
@@ -290,12 +324,13 @@
       if ([...events].some(event => event !== "selection")) {
         try { this._rebuild(events); } catch (error) { this._fail(error); }
       }
-      this.scheduleOverlay();
+      if (!painting.has(this)) this.scheduleOverlay();
     }
 
     _fail(error) {
       this._isShown();
       this.view = null;
+      painting.delete(this);
       this.plot.replaceChildren(el("p", {class: "chart-empty"}, error instanceof Empty ? error.message
         : `not drawn: ${error.message}`));
       this.legend.replaceChildren();
@@ -319,8 +354,7 @@
       this.hovered = null;
       this.showTip(null);
       const plan = this.build(events);
-      if (!this.controls.contains(document.activeElement)
-        && [...events].some(event => event !== "filter")) this.controls.replaceChildren(...(plan.controls ?? []));
+      if ([...events].some(event => event !== "filter")) this._showControls(plan.controls ?? []);
       const shape = JSON.stringify([[plan.x, plan.y].map(axis => [axis.log, Boolean(axis.ticks)]),
         plan.glyphs.map(glyph => Object.keys(glyph.data))]);
       if (!this.figure || shape !== this.shape || events.has("theme")) this._create(plan);
@@ -330,6 +364,17 @@
       this.caption.textContent = plan.caption ?? "";
       this.plot.setAttribute("aria-label",
         `${plan.title}. ${plan.caption ?? ""} ${KEYS}`);
+    }
+
+    _showControls(descriptions) {
+      const shape = JSON.stringify(descriptions.map(({kind, label: text, options}) => [kind, text, options]));
+      if (shape !== this.controlsShape) {
+        if (this.controls.contains(document.activeElement)) return;  // someone is using them
+        this.controlsShape = shape;
+        this.controlElements = descriptions.map(makeControl);
+        this.controls.replaceChildren(...this.controlElements.map(({element}) => element));
+      }
+      descriptions.forEach((description, at) => this.controlElements[at].show(description));
     }
 
     _range(axis) { return new Bokeh.Range1d({start: axis.start, end: axis.end}); }
@@ -342,7 +387,7 @@
         x_axis_type: plan.x.log ? "log" : "linear", y_axis_type: plan.y.log ? "log" : "linear", tools: "",
           toolbar_location: "above",
         background_fill_color: back, border_fill_color: back, outline_line_color: line, output_backend: "canvas",
-          min_border_right: 12});
+          min_border_right: 12, lod_threshold: null});
       this._tools(figure);
       for (const [axis, spec] of [[figure.xaxis, plan.x], [figure.yaxis, plan.y]]) axis.each(one => {
         Object.assign(one, {axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: soft,
@@ -365,11 +410,19 @@
       const host = el("div", {class: "chart-figure"});
       this.plot.replaceChildren(host);
       this.view = null;
+      painting.delete(this);
       Bokeh.Plotting.show(figure, host).then(view => {
         this._isShown();
         if (this.figure !== figure || this.destroyed) return;
         this.view = view;
-        for (const range of [figure.x_range, figure.y_range]) range.change.connect(() => this.scheduleOverlay());
+        for (const model of [figure.x_range, figure.y_range, ...this.sources])
+          model.change.connect(() => painting.add(this));
+        view.repainted.connect(() => {
+          painting.delete(this);
+          overlays.delete(this);
+          this.drawOverlay();
+        });
+        gridiron.library.shorten(figure, view);
         this.scheduleOverlay();
       }).catch(error => this._fail(error));
     }
@@ -377,8 +430,8 @@
     _tools(figure) {
       const box = this.selects ? new Bokeh.BoxSelectTool({renderers: []}) : null, zoom = new Bokeh.BoxZoomTool();
       const lasso = this.selects === "points" ? [new Bokeh.LassoSelectTool({renderers: [], continuous: false})] : [];
-      figure.add_tools(...(box ? [box] : []), ...lasso, zoom, new Bokeh.PanTool(),
-        new Bokeh.WheelZoomTool({modifiers: {ctrl: true}}), new Bokeh.ResetTool(), new Bokeh.SaveTool());
+      figure.add_tools(...(box ? [box] : []), ...lasso, zoom, new Bokeh.WheelZoomTool({modifiers: {ctrl: true}}),
+        new Bokeh.ResetTool(), ...(this.isSmall ? [] : [new Bokeh.PanTool(), new Bokeh.SaveTool()]));
       figure.toolbar.logo = null;
       figure.toolbar.active_drag = box ?? zoom;
       figure.toolbar.active_scroll = figure.toolbar.tools.find(tool => tool instanceof Bokeh.WheelZoomTool);
@@ -463,8 +516,8 @@
     }
 
     drawOverlay() {
-      const {clientWidth: width, clientHeight: height} = this.plot, ratio = window.devicePixelRatio || 1,
-        frame = this.frame();
+      const {width, height} = this.size ??= {width: this.plot.clientWidth, height: this.plot.clientHeight},
+        ratio = window.devicePixelRatio || 1, frame = this.frame();
       const size = {width: Math.round(width * ratio), height: Math.round(height * ratio)};
       if (this.overlay.width !== size.width || this.overlay.height !== size.height) Object.assign(this.overlay, size);
       const context = this.overlay.getContext("2d");
@@ -590,6 +643,7 @@
 
     destroy() {
       this.destroyed = true;
+      painting.delete(this);
       this.removers.forEach(remove => remove());
       this.watcher.disconnect();
       this.resizes.disconnect();

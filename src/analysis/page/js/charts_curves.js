@@ -65,13 +65,13 @@
       const total = this.lines.length;
       if (total > MAX_LINES) this.lines = this.lines.filter((_, at) =>
         Math.floor((at + 1) * MAX_LINES / total) > Math.floor(at * MAX_LINES / total));
+      const [first, last] = parts.extent(this.lines.flatMap(line => [line.x[0], line.x[line.x.length - 1]]));
       const positive = value => value > 0 ? value : NaN;  // a logarithmic axis has no place for others
       for (const line of this.lines) {
         if (logx) line.x = line.x.map(positive);
-        for (const name of logy ? ["y", "low", "high"] : []) line[name] = line[name]?.map(positive);
+        if (logy) line.y = line.y.map(positive);
       }
-      const y = parts.range(concat(this.lines.map(line => line.y)), logy),
-        [first, last] = parts.extent(concat(this.lines.map(line => line.x)));
+      const y = parts.range(concat(this.lines.map(line => line.y)), logy);
       notes.unshift(means ? `mean of the runs of each of ${count(settings.length, "setting")}` + this._bandNote(spread)
         : count(runs.length, "run"));
       if (total > MAX_LINES) notes.push(`${MAX_LINES.toLocaleString("en")} of ${count(total, "curve")} drawn`);
@@ -102,7 +102,7 @@
 
     _curve(metric, run) {
       const {epoch, value} = this.store.curve(metric, run);
-      return {x: Float64Array.from(epoch), y: smooth(value, this.store.settings.smoothing)};
+      return {x: new Float64Array(epoch), y: smooth(value, this.store.settings.smoothing)};
     }
 
     _line(groups, runs, curve) {
@@ -117,29 +117,36 @@
         const counted = gridiron.counted(this.store, members);
         left += members.filter(run => this.store.runs.end?.[run] === "diverged").length;
         const key = counted.join();
-        if (!this.cached.has(key)) this.cached.set(key, counted.length ? meanCurve(counted.map(curve), spread) : null);
+        if (!this.cached.has(key)) this.cached.set(key, counted.length ? meanCurve(counted.map(curve)) : null);
         if (counted.length) lines.push(this._line(groups, counted, this.cached.get(key)));
         for (const run of members) if (!counted.includes(run)
           && !this.store.runs.end?.[run]) lines.push({...this._line(groups, [run], curve(run)), thin: true});
       }
       if (left) notes.push(`${count(left, "diverged run")} left out of the means`);
-      this.bands = lines.filter(line => line.low).length <= MAX_BANDS;
+      this.bands = lines.filter(line => line.members).length <= MAX_BANDS;
       return lines;
     }
 
+    // {low, high} of the line of a mean; of many lines, it is computed for the one that is pointed at alone
+    band(line) {
+      const {logy, spread} = this.store.settings, {low, high} = line.band ??= bandOf(line, spread);
+      const positive = value => value > 0 ? value : NaN;
+      return logy ? {low: low.map(positive), high: high.map(positive)} : {low, high};
+    }
+
     _bandNote(spread) {
-      return !this.lines.some(line => line.low) ? "" : this.bands ? `; band: ${spread}`
+      return !this.lines.some(line => line.members) ? "" : this.bands ? `; band: ${spread}`
         : `; no bands: more than ${MAX_BANDS}`;
     }
 
     _glyphs(groups) {
       const {lines} = this, alpha = lines.length <= 16 ? 1 : lines.length <= 150 ? 0.7 : 0.4;
-      const banded = this.bands ? lines.filter(line => line.low) : [],
+      const banded = this.bands ? lines.filter(line => line.members) : [], bands = banded.map(line => this.band(line)),
         single = lines.filter(line => line.x.length === 1);
       return [
         {kind: "patches", style: {line_color: null, fill_alpha: 0.16},
           data: {xs: banded.map(line => [...line.x, ...[...line.x].reverse()]),
-          ys: banded.map(line => [...line.low, ...[...line.high].reverse()]),
+          ys: bands.map(({low, high}) => [...low, ...[...high].reverse()]),
             fill_color: banded.map(line => line.color)}},
         {kind: "multi_line", style: {line_alpha: alpha},
           data: {xs: lines.map(line => line.x), ys: lines.map(line => line.y),
@@ -181,7 +188,8 @@
     describe(item, frame, wanted = Infinity) {
       const line = this.lines[item], at = nearest(line.x, wanted), {store} = this, run = line.runs[0];
       this.at = [frame.x(line.x[at]), frame.y(line.y[at])];
-      const band = line.low ? ` (${format(line.low[at])} to ${format(line.high[at])})` : "";
+      const {low, high} = line.members ? this.band(line) : {};
+      const band = line.members ? ` (${format(low[at])} to ${format(high[at])})` : "";
       const [name, ...names] = parts.runLines(store, run), settings = parts.settingNames(store);
       const what = line.runs.length > 1 ? [`mean of ${line.runs.length} runs`,
         ...names.filter(text => settings.some(one => text.startsWith(`${one} = `)))]
@@ -223,21 +231,33 @@
     return y[at - 1] + (y[at] - y[at - 1]) * (wanted - x[at - 1]) / (x[at] - x[at - 1]);
   }
 
-  // The mean and the band of curves, over the epochs that all of them have
-  function meanCurve(curves, spread) {
+  // The mean of curves, over the epochs that all of them have: {x, y, members: their values (curves, epochs)}
+  function meanCurve(curves) {
     if (curves.length === 1) return curves[0];
-    const first = curves[0].x, aligned = curves.every(({x}) => x.length === first.length
-      && x.every((epoch, at) => epoch === first[at]));
+    const first = curves[0].x, n = curves.length, aligned = curves.every(({x}) => isSame(x, first));
     const x = aligned ? first : first.filter(epoch => curves.every(curve => curve.x[search(curve.x, epoch)] === epoch));
-    const [y, low, high] = [0, 1, 2].map(() => new Float64Array(x.length)), n = curves.length;
+    const members = aligned ? curves.map(curve => curve.y)
+      : curves.map(curve => Float64Array.from(x, epoch => curve.y[search(curve.x, epoch)]));
+    const y = new Float64Array(x.length);
+    for (const values of members) for (let at = 0; at < y.length; at++) y[at] += values[at] / n;
+    return {x, y, members};
+  }
+
+  function bandOf({x, members}, spread) {
+    const low = new Float64Array(x.length), high = new Float64Array(x.length);
     for (let at = 0; at < x.length; at++) {
-      const values = curves.map(curve => curve.y[aligned ? at : search(curve.x, x[at])]), mean = parts.mean(values);
+      const values = members.map(one => one[at]), middle = parts.mean(values);
       let squares = 0;
-      for (const value of values) squares += (value - mean) ** 2;
-      y[at] = mean;
-      [low[at], high[at]] = band(n, mean, squares, ...parts.extent(values), spread);
+      for (const value of values) squares += (value - middle) ** 2;
+      [low[at], high[at]] = band(members.length, middle, squares, ...parts.extent(values), spread);
     }
-    return {x, y, low, high};
+    return {low, high};
+  }
+
+  function isSame(a, b) {
+    if (a.length !== b.length) return false;
+    for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false;
+    return true;
   }
 
   function stroke(context, frame, line, color, width) {

@@ -20,11 +20,11 @@
         : this.runs.length ? "No parameter varies." : "No run has been evaluated yet.");
       this.axes = [...names, metric].map(name => this._axis(name));
       this.groups = parts.groups(store, store.settings.group || metric, this.runs);
-      this.paths = this.runs.map(run => Float64Array.from(this.axes, axis => axis.height(run)));
+      this.paths = this.runs.map(run => new Float64Array(this.axes.map(axis => axis.height(run))));
       this.position = new Map(this.runs.map((run, at) => [run, at]));
       const step = Math.ceil(this.runs.length / MAX_PATHS),
         drawn = this.runs.map((_, at) => at).filter(at => at % step === 0);
-      const xs = Float64Array.from(this.axes.keys()), n = this.axes.length, narrow = this.element.clientWidth < 110 * n;
+      const xs = Float64Array.from(this.axes.keys()), n = this.axes.length, narrow = this.width < 110 * n;
       const notes = [count(this.runs.length, "run"), step > 1 ? `one of ${step} drawn` : "",
         names.length < parts.settingNames(store).length && !wanted.length ? `the first ${names.length} parameters` : "",
         "drag along an axis to select; more axes narrow the selection down", parts.metricNote(store)];
@@ -200,7 +200,7 @@
       for (const cell of this.cells) cell.mean = parts.mean(cell.runs.map(run => value[run]));
       const [low, high] = parts.extent(this.cells.map(cell => cell.mean)), share = cell => high > low
         ? (cell.mean - low) / (high - low) : 0.5;
-      const small = this.element.clientWidth / x.labels.length < 58, texts = this.cells.length <= MAX_TEXTS
+      const small = this.width / x.labels.length < 58, texts = this.cells.length <= MAX_TEXTS
         ? this.cells : [], dark = document.documentElement.dataset.theme === "dark";
       this.labels = {x: x.labels, y: y.labels, xName, yName};
       const left = x.left + y.left, cell = at => this.cells.map(one => one[at]);
@@ -211,7 +211,7 @@
         groups: {kind: "numbers", name: metric, low, high, log: false}, caption: `${notes.filter(Boolean).join("; ")}.`,
         height: Math.min(Math.max(34 * y.labels.length + 110, 240), 560), controls: this._controls(xName, yName),
         x: {start: -0.5, end: x.labels.length - 0.5, label: xName, ticks: x.labels.map((text, at) => [at, text]),
-          rotated: x.labels.join("").length > this.element.clientWidth / 9},
+          rotated: x.labels.join("").length > this.width / 9},
         y: {start: -0.5, end: y.labels.length - 0.5, label: yName, ticks: y.labels.map((text, at) => [at, text])},
           glyphs: [
           {kind: "rect", style: {width: 0.96, height: 0.96, line_color: null},

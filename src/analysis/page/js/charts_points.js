@@ -73,7 +73,7 @@
         : {start: -0.5, end: axis.levels.length - 0.5,
         ticks: axis.levels.map((level, at) => [at, gridiron.dom.shorten(level, 18)]),
           rotated: axis.levels.reduce((sum, level) => sum + Math.min(level.length, 18),
-          0) > this.element.clientWidth / 9};
+          0) > this.width / 9};
       const lost = visible.length - this.runs.length;
       const notes = [count(this.runs.length, "run"), means.x.length ? "bars: means of the runs that count" : "",
         y.outside ? `${count(y.outside, "value")} outside the view` : "",

@@ -143,6 +143,7 @@
 
   // One series of a run: a column of system.csv or steps.csv
   class Series extends Chart {
+    isSmall = true;  // there are many: each tool takes time to draw
     build() {
       const {label, unit, series} = this.options, points = this.store.series(series),
         y = parts.range(points.value, false), [first, last] = parts.extent(points.x);

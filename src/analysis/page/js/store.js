@@ -76,6 +76,7 @@
       this.index = new Map(this.runs.key.map((key, run) => [key, run]));
       this._columns = new Map();
       this._numeric = new Map();
+      this._cached = new Map();
       this._texts = [];
       this._filter(true);
     }
@@ -109,6 +110,12 @@
       return this._numeric.get(name);
     }
 
+    // What is computed of the data under a name, once until they change
+    cached(name, compute) {
+      if (!this._cached.has(name)) this._cached.set(name, compute());
+      return this._cached.get(name);
+    }
+
     label(name) { return this.labels[name] ?? name; }
 
     // What a text in the filter is searched in
@@ -124,8 +131,8 @@
 
     // The columns that rank runs, in order of preference: those of averaged weights before those of the last ones
     rankingColumns() {
-      return [...new Set(this.document.batches.flatMap(batch => batch.metric?.columns ?? []))]
-        .filter(name => this.metrics.includes(name));
+      return this.cached("ranking columns", () => [...new Set(this.document.batches.flatMap(batch =>
+        batch.metric?.columns ?? []))].filter(name => this.metrics.includes(name)));
     }
 
     goal(metric) {

@@ -1,10 +1,12 @@
 "use strict";
-// The table of runs: only the rows in view exist. Sorted by a heading; selected by mouse or keyboard.
+// The table of runs: only the rows in view exist, and while the table is out of view they wait. Sorted by a heading;
+// selected by mouse or keyboard.
 (gridiron => {
-  const {el, format, comparer, shorten, stateLabel, duration, time} = gridiron.dom;
+  const {el, clean, format, comparer, replace, shorten, stateLabel, duration, time} = gridiron.dom;
   const MOST = 40;  // characters of a cell
   const NARROW = 600;  // pixels
   const DIGITS = 5;  // of a metric
+  const ABOVE = 5;  // rows above those in view, and below
   const PRINTED = 1000;  // rows on paper
   const LABELS = {__proto__: null, index: "#", name: "run", seconds: "time", epochs_planned: "planned epochs", left: "time left",
     value_epoch: "best epoch", value_column: "by column", repeat_of: "repeats"};
@@ -15,14 +17,24 @@
     seconds: duration, left: duration, started: value => value ? time(value) : "", ended: value => value ? time(value) : "",
   };
 
+  function showSelected({element, box}, isSelected) {
+    if (box.checked === isSelected && element.ariaSelected === String(isSelected)) return;
+    box.checked = isSelected;
+    element.ariaSelected = String(isSelected);
+  }
+
   class RunTable {
     constructor(element, store) {
       this.store = store;
       this.active = null;  // the run that the keyboard is at
       this.widths = new Map();  // of columns, until the data change
+      this.rows = [];  // elements, which show other runs when the table is scrolled
+      this.isStale = false;  // it has changed while it was out of view
+      this.inView = true;
       this.body = el("tbody");
       this.head = el("tr");
       this.columnWidths = el("colgroup");
+      [this.above, this.below] = [0, 1].map(() => el("tr", {class: "spacer", "aria-hidden": "true"}));
       this.table = el("table", {class: "runs", "aria-multiselectable": "true", role: "grid", "aria-label": "runs"},
         this.columnWidths, el("thead", {}, this.head), this.body);
       this.box = el("div", {class: "wide scroll", tabindex: "0", role: "region",
@@ -35,12 +47,17 @@
       this.empty = el("p", {class: "empty", role: "status", hidden: true}, "No run passes the filters. ", el("button", {type: "button",
         on: {click: () => store.set({filter: "", states: "", only: false})}}, "Clear the filters"));
       element.append(this.box, this.empty);
+      this.isNarrow = this.box.clientWidth < NARROW;  // asked for each cell, it would lay out the page each time
       store.on("data", () => { this.widths = new Map(); this.update(); });
       store.on("filter", () => this.update());
-      store.on("selection", () => this.draw(true));
+      store.on("selection", () => this.drawChecks());
       store.on("settings", names => { if (names.some(name => ["sort", "columns", "metric"].includes(name))) this.update(); });
-      new ResizeObserver(() => this.draw()).observe(this.box);
-      window.addEventListener("beforeprint", () => this.draw(true, PRINTED));
+      new ResizeObserver(() => { this.isNarrow = this.box.clientWidth < NARROW; this.draw(); }).observe(this.box);
+      new IntersectionObserver(entries => {
+        this.inView = entries.at(-1).isIntersecting;
+        if (this.inView && this.isStale) this.drawAll();
+      }, {rootMargin: "100px"}).observe(this.box);
+      window.addEventListener("beforeprint", () => this.drawAll(PRINTED));
       window.addEventListener("afterprint", () => this.draw(true));
       this.update();
     }
@@ -82,11 +99,27 @@
         this.order.sort((a, b) => compare(column[a], column[b]) || a - b);
       }
       this.position = new Map(this.order.map((run, at) => [run, at]));
-      this.drawHead(name, descending);
-      this.draw(true);
+      this.empty.hidden = this.order.length > 0;
+      if (this.inView) this.drawAll();
+      else this.isStale = true;
     }
 
-    drawHead(sorted, descending) {
+    drawAll(most = 0) {
+      this.isStale = false;
+      this.drawHead();
+      this.draw(true, most);
+    }
+
+    // Draw the headings if they have changed
+    drawHead() {
+      const {sort} = this.store.settings, shown = JSON.stringify([this.columns, sort, this.columns.map(name =>
+        [this.width(name), RunTable.label(this.store, name), this.store.isNumeric(name)])]);
+      if (shown !== this.headShown) this.makeHead(sort.replace(/^-/, ""), sort.startsWith("-"));
+      this.headShown = shown;
+      this.drawChecks();
+    }
+
+    makeHead(sorted, descending) {
       const {store} = this, focused = this.head.contains(document.activeElement) ? document.activeElement.dataset.column : null;
       this.columnWidths.replaceChildren(...[3, ...this.columns.map(name => this.width(name))].map(width => {
         const column = el("col");
@@ -95,12 +128,20 @@
       }));
       const all = el("input", {type: "checkbox", "aria-label": "select all runs shown",
         on: {change: event => store.select(event.target.checked ? this.order : [], {source: "table"})}});
-      all.checked = this.order.length > 0 && this.order.every(run => store.selected.has(run));
       const heads = this.columns.map(name => el("th", {scope: "col", class: name === "name" ? "name" : store.isNumeric(name) ? "number" : null,
         "aria-sort": name === sorted ? (descending ? "descending" : "ascending") : null},
       el("button", {type: "button", title: name, data: {column: name}, on: {click: () => this.sortBy(name)}}, RunTable.label(store, name))));
       this.head.replaceChildren(el("th", {scope: "col", class: "check"}, all), ...heads);
       if (focused) [...this.head.querySelectorAll("button")].find(button => button.dataset.column === focused)?.focus();
+    }
+
+    // Check and color the rows that are selected
+    drawChecks() {
+      const {store, rows, head} = this, all = head.querySelector("input");
+      for (const row of rows) showSelected(row, store.selected.has(row.run));
+      if (!all) return;
+      all.checked = this.order.length > 0 && this.order.every(run => store.selected.has(run));
+      all.indeterminate = !all.checked && store.selected.size > 0;
     }
 
     width(name) {
@@ -117,7 +158,7 @@
     }
 
     // Characters of a cell; names leave room for other columns on a phone
-    most(name) { return name === "name" && this.box.clientWidth < NARROW ? MOST / 2 : MOST; }
+    most(name) { return name === "name" && this.isNarrow ? MOST / 2 : MOST; }
 
     // The best first of a metric, else ascending; again: the other way round; once more: as submitted
     sortBy(name) {
@@ -136,49 +177,85 @@
       return typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(DIGITS))) : format(value);
     }
 
-    // Draw the rows in view. always: even if they are the same as before
+    // Draw the rows in view. always: even if they are the same as before; most: so many from the first on
     draw(always = false, most = 0) {
       const height = this.rowHeight ??= this.measure();
-      const first = most ? 0 : Math.max(0, Math.floor(this.box.scrollTop / height) - 6);
-      const last = Math.min(this.order.length, most || first + Math.ceil(this.box.clientHeight / height) + 14);
+      const first = most ? 0 : Math.max(0, Math.floor(this.box.scrollTop / height) - ABOVE);
+      const last = Math.min(this.order.length, most || first + Math.ceil(this.box.clientHeight / height) + 2 * ABOVE);
       if (!always && first === this.first && last === this.last) return;
       [this.first, this.last] = [first, last];
-      const spacer = rows => {
-        const row = el("tr", {class: "spacer", "aria-hidden": "true"});
-        row.style.height = `${rows * height}px`;
-        return row;
-      };
-      const focused = this.body.contains(document.activeElement);
-      this.empty.hidden = this.order.length > 0;
       this.table.setAttribute("aria-rowcount", this.order.length + 1);
-      const more = most && last < this.order.length ? `… and ${this.order.length - last} more runs` : null;
-      this.body.replaceChildren(spacer(first), ...this.order.slice(first, last).map((run, at) => this.row(run, first + at)),
-        more ? el("tr", {}, el("td", {colspan: this.columns.length + 1}, more)) : spacer(this.order.length - last));
-      if (focused) this.box.focus({preventScroll: true});
-      const check = this.head.querySelector("input");
-      if (check) check.indeterminate = !check.checked && this.store.selected.size > 0;
+      this.showRows(this.order.slice(first, last), first);
+      const left = this.order.length - last, isPrinted = most > 0 && left > 0;
+      this.above.style.height = `${first * height}px`;
+      this.below.style.height = isPrinted ? "" : `${left * height}px`;
+      this.below.className = isPrinted ? "" : "spacer";
+      replace(this.below, isPrinted ? el("td", {colspan: this.columns.length + 1}, `… and ${left} more runs`) : null);
+    }
+
+    // Show runs in the rows, of which some are made or removed
+    showRows(runs, first) {
+      const columns = this.columns.join("\n"), base = this.store.address({view: "run", run: ""});
+      if (columns !== this.columnsShown) this.rows = [];
+      this.columnsShown = columns;
+      if (this.body.contains(document.activeElement)) this.box.focus({preventScroll: true});
+      const isLonger = this.rows.length < runs.length;
+      while (this.rows.length < runs.length) this.rows.push(this.makeRow());
+      const removed = this.rows.splice(runs.length);
+      if (isLonger || !this.above.isConnected || this.body.childElementCount !== this.rows.length + removed.length + 2)
+        this.body.replaceChildren(this.above, ...this.rows.map(row => row.element), this.below);
+      else removed.forEach(row => row.element.remove());
+      runs.forEach((run, at) => this.showRun(this.rows[at], run, first + at, base));
     }
 
     measure() {
-      this.body.replaceChildren(this.order.length ? this.row(this.order[0], 0) : el("tr", {}, el("td", {}, "x")));
+      const row = this.makeRow();
+      if (this.order.length) this.showRun(row, this.order[0], 0, "#");
+      this.body.replaceChildren(row.element);
       return this.body.firstChild.getBoundingClientRect().height || 30;
     }
 
-    row(run, at) {
-      const {store} = this, selected = store.selected.has(run);
-      const box = el("input", {type: "checkbox", tabindex: "-1", "aria-label": `select ${store.runs.name[run]}`});
-      box.checked = selected;
-      return el("tr", {class: run === this.active ? "active" : null, "aria-selected": String(selected), "aria-rowindex": at + 2,
-        id: `row-${run}`, data: {run}}, el("td", {class: "check"}, box), this.columns.map(name => this.cell(name, run)));
+    // A row without a run: {element, box, cells}
+    makeRow() {
+      const box = el("input", {type: "checkbox", tabindex: "-1"});
+      const cells = this.columns.map(name => name === "name"
+        ? el("th", {scope: "row", class: "name"}, el("a", {tabindex: "-1"})) : el("td"));
+      return {run: null, box, cells, texts: [], element: el("tr", {"aria-selected": "false"}, el("td", {class: "check"}, box), cells)};
     }
 
-    cell(name, run) {
-      const {store} = this, value = store.column(name)[run] ?? null;
-      if (name === "state") return el("td", {title: store.runs.why?.[run] || null}, stateLabel(value ?? "unknown"));
-      const text = this.text(name, value, run);
-      if (name === "name") return el("th", {scope: "row", class: "name", title: text}, gridiron.link(
-        {view: "run", run: store.runs.key[run]}, {tabindex: "-1"}, shorten(text, this.most(name))));
-      return el("td", {class: typeof value === "number" ? "number" : null, title: text.length > MOST ? text : null}, shorten(text, MOST));
+    // base: address of the page of a run, without the run
+    showRun(row, run, at, base) {
+      const {store} = this, {element, box, cells} = row;
+      row.run = run;
+      element.id = `row-${run}`;
+      element.dataset.run = run;
+      element.ariaRowIndex = at + 2;
+      box.ariaLabel = `select ${clean(store.runs.name[run])}`;
+      element.classList.toggle("active", run === this.active);
+      showSelected(row, store.selected.has(run));
+      this.columns.forEach((name, i) => {
+        const value = store.column(name)[run] ?? null, text = this.text(name, value, run);
+        if (name === "name") this.showLink(cells[i].firstChild, store.runs.key[run], base);
+        const why = name === "state" ? store.runs.why?.[run] ?? "" : "", shown = `${typeof value} ${why} ${text}`;
+        if (shown === row.texts[i]) return;
+        row.texts[i] = shown;
+        this.showCell(cells[i], name, value, text, why);
+      });
+    }
+
+    showLink(link, key, base) {
+      link.href = `${base}&run=${encodeURIComponent(key)}`;
+      link.dataset.set = JSON.stringify({view: "run", run: key});
+    }
+
+    showCell(cell, name, value, text, why) {
+      const most = this.most(name), title = name === "state" ? why : name === "name" || text.length > MOST ? text : "";
+      if (title) cell.title = clean(title);
+      else cell.removeAttribute("title");
+      if (name === "state") return replace(cell, stateLabel(value ?? "unknown"));
+      cell.classList.toggle("number", typeof value === "number");
+      (name === "name" ? cell.firstChild : cell).textContent = clean(shorten(text, most));
+      return cell;
     }
 
     // ---- mouse and keyboard

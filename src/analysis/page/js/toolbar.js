@@ -30,8 +30,11 @@
 
   // Runs in each state: those that failed last
   function stateCounts() {
-    const counts = new Map();
-    for (const state of store.runs.state) counts.set(state, (counts.get(state) ?? 0) + 1);
+    const counts = store.cached("state counts", () => {
+      const numbers = new Map();
+      for (const state of store.runs.state) numbers.set(state, (numbers.get(state) ?? 0) + 1);
+      return numbers;
+    });
     return [...counts].sort((a, b) => isBad(a[0]) - isBad(b[0]) || b[1] - a[1]);
   }
 
@@ -50,13 +53,23 @@
 
   // ---- filter
 
+  // Whether what an element shows has changed: it is not drawn again otherwise
+  const shown = new WeakMap();
+  function isNew(element, ...values) {
+    const text = JSON.stringify(values), isSame = shown.get(element) === text;
+    shown.set(element, text);
+    return !isSame;
+  }
+
   function drawChips() {
-    const chosen = new Set(store.settings.states.split(",").filter(Boolean)), focused = document.activeElement?.dataset?.state;
+    const counts = stateCounts(), chosen = new Set(store.settings.states.split(",").filter(Boolean));
+    if (!isNew(at("chips"), counts, [...chosen])) return;
+    const focused = document.activeElement?.dataset?.state;
     const toggle = state => {
       if (!chosen.delete(state)) chosen.add(state);
       store.set({states: [...chosen].join(",")});
     };
-    replace(at("chips"), stateCounts().map(([state, n]) => el("button", {type: "button", class: "chip", data: {state},
+    replace(at("chips"), counts.map(([state, n]) => el("button", {type: "button", class: "chip", data: {state},
       "aria-pressed": String(chosen.has(state)), on: {click: () => toggle(state)}}, stateLabel(state), " ", el("b", {}, n.toLocaleString("en")))));
     if (focused) [...at("chips").children].find(chip => chip.dataset.state === focused)?.focus();
   }
@@ -84,12 +97,13 @@
     at("metric").value = store.metric ?? "";
     at("metricbox").hidden = !names.length;
     at("metricbox").title = clean(notes.join("; "));
-    for (const element of document.querySelectorAll(".counts"))
+    for (const element of isNew(at("metricbox"), notes) ? document.querySelectorAll(".counts") : [])
       element.textContent = clean(notes.map(note => `${note[0].toUpperCase()}${note.slice(1)}.`).join(" "));
   }
 
   function drawSelection() {
     const runs = [...store.selected], {a, b, only} = store.settings;
+    if (!isNew(at("selection"), store.settings.selected, a, b, only)) return;
     const button = (label, click, attributes = {}) => el("button", {type: "button", on: {click}, ...attributes}, label);
     const group = name => button(`${store.settings[name] ? "✓ " : ""}${name.toUpperCase()}`,
       () => store.set({[name]: gridiron.toRanges(runs)}), {title: `compare these runs as group ${name.toUpperCase()}`});
@@ -126,7 +140,7 @@
     new ResizeObserver(() => style.setProperty("--toolbar", `${at("toolbar").offsetHeight}px`)).observe(at("toolbar"));
     for (const draw of [drawHeader, drawChips, drawShown, drawMetrics, drawSelection])
       store.on("data", () => gridiron.boxes.guarded("The toolbar", draw));
-    store.on("filter", () => { drawChips(); drawShown(); drawSelection(); });
+    store.on("filter", () => { drawChips(); drawShown(); });
     store.on("selection", drawSelection);
     store.on("settings", () => { drawMetrics(); drawSelection(); });
   }
