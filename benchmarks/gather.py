@@ -41,7 +41,7 @@ def measure(sizes: tuple[int, ...] = (200, 2_000, 10_000)) -> list[tuple[str, fl
 
 def _measure(size: int) -> list[tuple[str, float, float | None]]:
     with tempfile.TemporaryDirectory() as root:
-        batch = _make(root, size)
+        batch = make_runs(root, size)
         _read_all(batch)  # into the page cache
         read, change = partial(read_results, batch), partial(_change, batch, itertools.count())
         results = read()
@@ -87,7 +87,7 @@ def _report(batch: str) -> list[tuple[str, float, float | None]]:
             (f"size of the report of {REPORTED:,} runs, in MiB", os.path.getsize(path) / 2**20, 8.0)]
 
 
-def _make(root: str, size: int) -> str:
+def make_runs(root: str, size: int) -> str:
     """Make a batch of `size` runs: configs of 50 keys that differ in a rate and seeds, 50 rows of 15 columns."""
     rng = random.Random(0)
     batch = make_empty_batch(root)
@@ -164,7 +164,7 @@ def _against_mlflow(size: int = 200) -> list[tuple[str, float, float | None]]:
         return []
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as root:
-        batch = _make(root, size)
+        batch = make_runs(root, size)
         results = read_results(batch)
         mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
         client = mlflow.MlflowClient()

@@ -1,4 +1,4 @@
-"""The page of 2,000 and 10,000 runs x 50 epochs in headless Chromium: first view, interactions, size of the file.
+"""The page of 2,000 and 10,000 runs x 50 epochs in headless Chromium: first view, interactions, size; the live page.
 
 An interaction lasts until everything in view has been drawn again: all charts, or the table. Charts and rows that are
 not in view are drawn when they come into view. What the reader types is filtered 30 ms after the last key.
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import dashboard
 from src.analysis.page import write
 from tests.analysis.chromium import Tab, chromium
 from tests.analysis.page.make_document import make_document
@@ -89,7 +90,9 @@ MEASURE = """
 def measure(sizes: tuple[int, ...] = (2_000, 10_000)) -> list[tuple[str, float, float | None]]:
     """Return (label, value, limit). Without Chromium nothing is measured."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    return [row for runs in sizes for row in _measure(program, runs)] if program else []
+    if program is None:
+        return []
+    return [*(row for runs in sizes for row in _measure(program, runs)), *dashboard.measure(program, WATCH)]
 
 
 def _measure(program: str, runs: int) -> list[tuple[str, float, float | None]]:

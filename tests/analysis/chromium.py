@@ -93,7 +93,8 @@ class Tab:
 
     def complaints(self) -> list[dict[str, Any]]:
         """Errors, and warnings on the console."""
-        return [*self.of("Runtime.exceptionThrown", "Log.entryAdded"), *(
+        return [*self.of("Runtime.exceptionThrown"), *(
+            event for event in self.of("Log.entryAdded") if event["entry"]["level"] in ("error", "warning")), *(
             event for event in self.of("Runtime.consoleAPICalled") if event["type"] in ("error", "warning"))]
 
     def of(self, *methods: str) -> list[dict[str, Any]]:
