@@ -200,11 +200,11 @@
       for (const cell of this.cells) cell.mean = parts.mean(cell.runs.map(run => value[run]));
       const [low, high] = parts.extent(this.cells.map(cell => cell.mean)), share = cell => high > low
         ? (cell.mean - low) / (high - low) : 0.5;
-      const small = this.width / x.labels.length < 58, texts = this.cells.length <= MAX_TEXTS
-        ? this.cells : [], dark = document.documentElement.dataset.theme === "dark";
+      const room = (this.width - 110) / x.labels.length, small = room < 48,  // pixels of a cell; of the axis: 110
+        texts = this.cells.length <= MAX_TEXTS && room >= 28 ? this.cells : [], dark = document.documentElement.dataset.theme === "dark";
       this.labels = {x: x.labels, y: y.labels, xName, yName};
       const left = x.left + y.left, cell = at => this.cells.map(one => one[at]);
-      const notes = [`mean of ${count(runs.length, "run")} that count, over all other parameters`, "n: runs in a cell",
+      const notes = [`mean of ${count(runs.length, "run")} that count, over all other parameters`, texts.length && !small ? "n: runs in a cell" : "",
         left ? `${left} values left out` : "", evaluated.length > runs.length
         ? `${count(evaluated.length - runs.length, "run")} not counted` : "", parts.metricNote(store)];
       return {title: `${parts.label(store, metric)} by ${xName} and ${yName}`,
