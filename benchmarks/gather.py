@@ -74,8 +74,7 @@ def _archived(batch: str, cold: float, cached: float) -> list[tuple[str, float, 
     file_count = sum(len(files) for _, _, files in os.walk(batch))
     label, limit = f"read {len(names):,} archived runs", 1.0 if len(names) >= 10_000 else None
     return [(f"{label} and write the cache / read folders and write it", first / cold, limit and 1.3),
-            (f"{label} from the cache in a new process / read folders and the cache", again / cached,
-             limit and 1.5),
+            (f"{label} from the cache in a new process / read folders and the cache", again / cached, limit),
             (f"{label} from the cache again / read folders and the cache", repeated / cached, limit),
             (f"files of an archived batch of {len(names):,} runs", float(file_count), 20.0)]
 

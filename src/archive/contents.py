@@ -9,10 +9,11 @@ A run whose folder exists counts as that folder, whatever the archive holds.
 from __future__ import annotations
 
 import _thread
+import functools
 import os
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from src.archive.volume import Run, Volume
@@ -24,15 +25,25 @@ _TRUSTED_SECONDS = 1.0  # for which a run that was in an archive is read without
 _FOUND_SECONDS, _MAX_FOUND = 0.02, 256  # for which a found run is not looked up again; number of these runs
 _MAX_ARCHIVES = 16  # that stay open
 
+Version = tuple[int, int, int, int, int]  # inode, size and mtime_ns of a volume, and where a run is in its index
 _Stamp = tuple[tuple[int, int, int, int], ...]  # of each volume: number, inode, size, mtime_ns
 
 
-class ArchivedRun(NamedTuple):
+class ArchivedRun:
     """A run in an archive."""
 
-    name: str
-    volume: Volume
-    members: Run
+    def __init__(self, name: str, volume: Volume) -> None:
+        self.name, self.volume = name, volume
+
+    @functools.cached_property
+    def members(self) -> Run:
+        """Its files and folders. BatchError if they are those of a hostile archive."""
+        return self.volume.members(self.name)
+
+    @property
+    def version(self) -> Version:
+        """Numbers that are those of no other content of the run."""
+        return *self.volume.identity, *self.volume.runs[self.name]
 
 
 class Archive:
@@ -53,7 +64,7 @@ class Archive:
             for name in volume.about.removed:
                 self.runs.pop(name, None)
             self.volumes.append(volume)
-            self.runs |= {name: ArchivedRun(name, volume, members) for name, members in volume.runs.items()}
+            self.runs |= {name: ArchivedRun(name, volume) for name in volume.runs}
 
 
 def volume_name(number: int) -> str:

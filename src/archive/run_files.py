@@ -11,23 +11,27 @@ import stat
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from src.archive import contents
-from src.archive.contents import ArchivedRun
+from src.archive.contents import ArchivedRun, Version
 from src.errors import BatchError, shell_command
 from src.io import files
 
 if TYPE_CHECKING:
-    from src.archive.volume import Member, Run
+    from src.archive.volume import Member
 
 Path = str | os.PathLike[str]
 
 
 class Status(NamedTuple):
-    """The status of a file in an archive, with the fields of os.stat that readers use. st_ino: its checksum."""
+    """The status of a file in an archive, with the fields of os.stat that readers use.
+
+    st_ino: its checksum; version: of its run, as ArchivedRun.version.
+    """
 
     st_ino: int
     st_size: int
     st_mtime_ns: int
     st_mode: int
+    version: Version
 
     @property
     def st_mtime(self) -> float:
@@ -60,11 +64,17 @@ def volumes(batch: Path) -> list[str]:
     return [volume.path for volume in archive.volumes] if archive else []
 
 
-def archived_members(batch: Path) -> dict[str, Run]:
-    """Return the files of each archived run that has no folder, by the names of runs; for many runs at once."""
+def archived_versions(batch: Path) -> dict[str, Version]:
+    """Return `ArchivedRun.version` of each archived run that has no folder, by the names of runs."""
     archive = contents.of_batch(batch)
     folders = {*os.listdir(batch)} if archive else set()
-    return {name: run.members for name, run in archive.runs.items() if name not in folders} if archive else {}
+    return {name: run.version for name, run in archive.runs.items() if name not in folders} if archive else {}
+
+
+def archived_version(folder: Path) -> Version | None:
+    """Return `ArchivedRun.version` of a run; None if it is not in the archive."""
+    run = contents.find(folder)
+    return run.version if run else None
 
 
 def require_folder(folder: Path, action: str) -> None:
@@ -125,14 +135,14 @@ def status(folder: Path, name: str) -> FileStatus | None:
         return os.stat(path)
     except OSError:
         if found := _member(folder, name):
-            return _status(found[1])
+            return _status(*found)
     with contextlib.suppress(OSError):
         return os.stat(path) if contents.may_be_restored(folder) else None
     return None
 
 
-def _status(member: Member) -> Status:
-    return Status(member.crc or 1, member.size, member.time_ns, member.mode)
+def _status(run: ArchivedRun, member: Member) -> Status:
+    return Status(member.crc or 1, member.size, member.time_ns, member.mode, run.version)
 
 
 def exists(folder: Path, name: str) -> bool:
@@ -156,7 +166,7 @@ def read_with_status(folder: Path, name: str, limit: int = files.MAX_FILE) -> tu
     if (found := _member(folder, name)) is None:
         return files.read_with_status(path, limit) if contents.may_be_restored(folder) else (None, None)
     run, member = found
-    return run.volume.read(f"{run.name}/{name}", member, limit), _status(member)
+    return run.volume.read(f"{run.name}/{name}", member, limit), _status(run, member)
 
 
 def read_bytes(folder: Path, name: str, limit: int = files.MAX_FILE) -> bytes | None:

@@ -106,7 +106,7 @@ def publish_runs(batch: str, runs: dict[str, list[Entry]]) -> set[str]:
 
 def is_same(volume: Volume, name: str, folder: str, entries: Iterable[Entry]) -> bool:
     """Return whether a run in a volume has exactly these files and folders, with the same times, modes and bytes."""
-    members = volume.runs.get(name, {})
+    members = volume.members(name)
     if {entry.path: entry[1:] for entry in entries} != {
             path: (member.mode, member.size, member.time_ns) for path, member in members.items()}:
         return False
@@ -156,9 +156,10 @@ def _check_merged(volume: Volume, archive: Archive) -> None:
         return {path: (member.mode, member.size, member.time_ns, member.crc) for path, member in members.items()}
 
     for run in archive.runs.values():
-        if described(volume.runs.get(run.name, {})) != described(run.members):
+        members = volume.members(run.name)
+        if described(members) != described(run.members):
             raise BatchError("the merged archive differs from its parts", where=volume.path, hint="nothing was removed")
-        for path, member in volume.runs[run.name].items():
+        for path, member in members.items():
             for _ in volume.blocks(f"{run.name}/{path}", member):
                 pass
 

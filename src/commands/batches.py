@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from src.commands.command_output import Output
 from src.commands.common import PROJECT, confirm
 from src.errors import BatchError, shell_command
 from src.io import files
+from src.search import definition
 from src.submission.batch import batch_folder
 from src.submission.planning.tickets import require_none_alive
 from src.submission.status import retry_policy, run_lookup, states, status
@@ -25,6 +26,7 @@ from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
     from src.commands import documents
+    from src.submission.storage.archiving import Archived
 
 
 def add_rename(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +100,7 @@ def _lines_about_lookup(moved: list[documents.Moved], folder: str) -> list[str]:
 
 
 def archive(options: argparse.Namespace) -> Output:
-    """Pack the runs of batches that have ended well into one file for each batch; others are left alone."""
+    """Pack ended runs into one file for each batch. Batches of which a run is pending or running are left alone."""
     from src.submission.storage import archiving
 
     if options.drop_checkpoints:
@@ -110,16 +112,37 @@ def archive(options: argparse.Namespace) -> Output:
         if observation.history.sync_markers or observation.history.first_plan().get("identity", {}).get("shard"):
             raise BatchError("other machines have this batch or a part of it, and archives have the same names there",
                              where=observation.path, hint="archive a batch on the one machine that runs it: --on HOST")
-        ended = {name: run.ticket for name, run in observation.runs.items()
-                 if run.state.name in retry_policy.ENDED_WELL and run.host is None}
-        with files.report_os_errors(observation.path, "nothing was lost; give the same command again"):
-            archived = archiving.archive(observation.path, ended, options.drop_checkpoints)
+        ended = _ended_runs(observation)
+        if observation.count(retry_policy.ALIVE):
+            archived = archiving.Archived([], dict.fromkeys(ended, "a run of this batch is pending or running"))
+        else:
+            archived = _archive_runs(observation.path, ended, options.drop_checkpoints)
         left = {name: states.shown(run.state.name) for name, run in observation.runs.items() if name not in ended
-                and run.files is not None} | archived.left
+                and run.files is not None and not run_files.is_archived(run.path)} | archived.left
         volumes = run_files.volumes(observation.path)
         document.append({"batch": observation.path, "archived": archived.runs, "left": left, "files": volumes})
         lines += _archive_lines(observation.path, archived.runs, left, volumes)
     return Output(lines, document)
+
+
+def _archive_runs(batch: str, ended: Mapping[str, Run], drop_checkpoints: bool) -> Archived:
+    from src.submission.storage import archiving
+
+    tickets = {name: run.ticket for name, run in ended.items()}
+    failed = [name for name, run in ended.items() if run.state.name not in retry_policy.ENDED_WELL]
+    with files.report_os_errors(batch, "nothing was lost; give the same command again"):
+        return archiving.archive(batch, tickets, failed, drop_checkpoints)
+
+
+def _ended_runs(observation: Observation) -> dict[str, Run]:
+    """Return the runs that have ended, by name: well, or so that `-r` submits them again.
+
+    Of a search only the first: its workers decide while they run which of the others continue.
+    """
+    ended = retry_policy.ENDED_WELL
+    if not definition.is_search(observation.path):
+        ended |= retry_policy.RETRIED - {states.NEW}
+    return {name: run for name, run in observation.runs.items() if run.state.name in ended and run.host is None}
 
 
 def _archive_lines(batch: str, archived: list[str], left: dict[str, str], volumes: list[str]) -> list[str]:

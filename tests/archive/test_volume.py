@@ -116,6 +116,13 @@ def write_zip(path: Path, *members: tuple[str, bytes, int], about: str = About()
             archive.writestr(info, data)
 
 
+def read_index(path: Path) -> None:
+    """Open a volume, and parse all of its index."""
+    volume = Volume(str(path))
+    for name in volume.runs:
+        volume.members(name)
+
+
 def flip(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     return lambda data: data.replace(old, new)
 
@@ -127,12 +134,13 @@ def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "1.zip"
     path.write_bytes(path.read_bytes().replace(b"!", b"\\"))
     with pytest.raises(BatchError, match="not that of a file in a run folder"):
-        Volume(str(path))
+        read_index(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(("members", "reason"), [
     ([("run/x", b"a", REGULAR), ("run/x", b"b", REGULAR)], "twice"),
+    ([("run/x", b"a", REGULAR), ("run2/x", b"b", REGULAR), ("run/y", b"c", REGULAR)], "apart from others"),
     ([("run/x", b"/etc/passwd", LINK)], "leads out"),
     ([("run/a/x", b"../../other/spec.yaml", LINK)], "leads out"),
     ([("run/a", b"b", LINK), ("run/a/x", b"", REGULAR)], "leads out"),
@@ -142,7 +150,7 @@ def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
 def test_links_and_other_kinds_are_refused(tmp_path: Path, members: list[tuple[str, bytes, int]], reason: str) -> None:
     write_zip(tmp_path / "1.zip", *members)
     with pytest.raises(BatchError, match=reason):
-        Volume(str(tmp_path / "1.zip"))
+        read_index(tmp_path / "1.zip")
 
 
 def test_links_stay_in_the_run_folder() -> None:
@@ -159,10 +167,10 @@ def test_links_stay_in_the_run_folder() -> None:
 def test_damaged_indexes_are_refused(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "1.zip"
     write_zip(path, ("run/spec.yaml", b"lr: 1\n" * 100, REGULAR))
-    Volume(str(path))
+    read_index(path)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(BatchError, match="this archive is not read") as info:
-        Volume(str(path))
+        read_index(path)
     assert info.value.hint
 
 
@@ -180,7 +188,7 @@ def test_a_bomb_is_refused_without_unpacking_it(tmp_path: Path) -> None:
     path.write_bytes(data.replace((70_000_000).to_bytes(4, "little"), (2**32 - 2).to_bytes(4, "little")))
     contents.clear_cache()
     with pytest.raises(BatchError, match="cannot be right"):
-        run_files.is_archived(tmp_path / "batch" / "run")
+        run_files.read_bytes(tmp_path / "batch" / "run", "spec.yaml")
 
 
 @pytest.mark.parametrize("about", ["{", "[]", '{"format": 2, "removed": []}', '{"format": 1, "removed": 3}'])
@@ -188,6 +196,31 @@ def test_another_format_is_refused(tmp_path: Path, about: str) -> None:
     write_zip(tmp_path / "1.zip", about=about)
     with pytest.raises(BatchError, match="newer version"):
         Volume(str(tmp_path / "1.zip"))
+
+
+def test_large_sizes_and_positions_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond 4 GiB they are in extra fields; the limit is lowered so that this is so at once."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
+    path = tmp_path / "batch" / "archive" / "1.zip"
+    write_zip(path, ("a/spec.yaml", b"lr: 1\n", REGULAR), ("b/spec.yaml", b"lr: 2\n" * 100, REGULAR))
+    data = path.read_bytes()
+    path.write_bytes(data[:-14] + b"\xff" * 12 + data[-2:])  # as of a large file, whose last record refers to another
+    assert run_files.archived_names(tmp_path / "batch") == ["a", "b"]
+    assert run_files.read_text(tmp_path / "batch" / "b", "spec.yaml") == "lr: 2\n" * 100
+
+
+def test_the_version_of_a_run_changes_with_the_run_alone(batch: Path) -> None:
+    first, second = run_folder.run_names(batch)
+    for name in (first, second):
+        os.rename(batch / name, batch.parent / name)
+    versions = run_files.archived_versions(batch)
+    assert len({*versions.values()}) == 2 and versions[first] == run_files.archived_version(batch / first)
+    os.rename(batch.parent / first, batch / first)
+    assert run_files.archived_versions(batch) == {second: versions[second]}, "its folder counts"
+    publish(batch)
+    os.rename(batch / first, batch.parent / first)
+    later = run_files.archived_versions(batch)
+    assert later[second] == versions[second] and later[first] != versions[first]
 
 
 def test_later_volumes_take_precedence_and_many_are_merged(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

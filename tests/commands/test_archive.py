@@ -16,6 +16,7 @@ from src.archive import run_files
 from src.errors import BatchError
 from src.submission.batch import batch_folder, claims
 from src.submission.job import attempt
+from src.submission.system import process
 from tests.submission.conftest import Project, project
 
 __all__ = ["project"]  # fixture
@@ -55,14 +56,15 @@ def test_commands_read_archived_runs_as_before(batch: Path, commands: Commands) 
     run = run_folder.run_names(batch)[0]
     (batch / run / "stats.csv").write_text("epoch,val/last/accuracy\n1,0.5\n2,0.75\n")
     (batch / run / "training.log").write_text("a line\n")
-    ways = [("status", batch), ("query", batch, "base_lr > 0"), ("logs", f"{batch}:0"),
-            ("best", batch), ("note", batch), ("query", batch, "end == 'completed'", "--names")]
-    before = [commands.run(*way) for way in ways]
+    ways = [("status", batch), ("query", batch, "base_lr > 0"), ("logs", f"{batch}:0"), ("logs", f"{batch}:2"),
+            ("best", batch), ("status", batch, "--state", "failed"), ("note", batch),
+            ("query", batch, "end == 'completed'", "--names")]
+    before, missing = [commands.run(*way) for way in ways], commands.run("missing", batch / "job.yaml", code=1)
     results, document = read_results(batch), json.loads(commands.run("status", batch, "--json"))
     out = commands.run("archive", batch)
-    assert "2 runs archived" in out and "2 runs left alone: failed" in out and "unarchive" in out
-    assert names(batch) == run_folder.run_names(batch)[2:]
+    assert "4 runs archived" in out and "unarchive" in out and names(batch) == []
     assert [commands.run(*way) for way in ways] == before
+    assert commands.run("missing", batch / "job.yaml", code=1) == missing
     assert json.loads(commands.run("status", batch, "--json"))[0]["runs"] == document[0]["runs"]
     archived = read_results(batch)
     assert archived.config.equals(results.config) and archived.long.equals(results.long)
@@ -73,25 +75,43 @@ def test_commands_read_archived_runs_as_before(batch: Path, commands: Commands) 
     commands.run("rename", batch, "other")
     assert commands.run("status", moved).count("done") == before[0].count("done")
     assert commands.run("unarchive", f"{moved}:0") == f"{moved}: 1 run brought back\n"
-    assert names(moved) == [run, *run_folder.run_names(moved)[2:]]
+    assert names(moved) == [run]
 
 
 def test_documents(batch: Path, commands: Commands) -> None:
-    first, second, *failed = run_folder.run_names(batch)
+    *others, last = run_folder.run_names(batch)
+    attempt_of_last = run_folder.RunFolder.read(batch / last).attempts[-1]
+    (batch / last / run_folder.attempt_name(*attempt_of_last)).unlink()
+    (batch / last / run_folder.claim_name(attempt_of_last[0])).unlink()
     assert json.loads(commands.run("archive", batch, "--json")) == [{
-        "batch": str(batch), "archived": [first, second], "left": dict.fromkeys(failed, "failed"),
-        "files": [str(batch / "archive" / "1.zip")]}]
-    assert json.loads(commands.run("unarchive", batch, "--json")) == [{"batch": str(batch), "runs": [first, second]}]
+        "batch": str(batch), "archived": others, "left": {last: "new"}, "files": [str(batch / "archive" / "1.zip")]}]
+    assert json.loads(commands.run("archive", batch, "--json"))[0]["left"] == {last: "new"}
+    assert json.loads(commands.run("unarchive", batch, "--json")) == [{"batch": str(batch), "runs": others}]
     assert "--yes" in commands.run("archive", batch, "--drop-checkpoints", "--json", code=2)
+
+
+def test_a_running_batch_is_left_alone(batch: Path, commands: Commands) -> None:
+    last = batch / run_folder.run_names(batch)[-1]
+    record = last / run_folder.attempt_name(1, 0)
+    ended = record.read_text()
+    record.write_text(json.dumps({**json.loads(ended), "who": process.identity(), "how": None, "end": None}))
+    before = names(batch)
+    assert "0 runs archived" in (out := commands.run("archive", batch)) and "3 runs left alone: a run of" in out
+    assert names(batch) == before and not (batch / "archive").exists()
+    record.write_text(ended)
+    assert "4 runs archived" in commands.run("archive", batch)
 
 
 def test_archived_runs_are_never_started_again(project: Project, batch: Path, commands: Commands,
                                                capsys: pytest.CaptureFixture[str]) -> None:
-    archived = run_folder.run_names(batch)[:2]
+    archived, failed = run_folder.run_names(batch)[:2], run_folder.run_names(batch)[2:]
     commands.run("archive", batch)
     (batch / "mended").write_text("")
+    assert project.submit("-r", batch, "--local", "--dry-run") == 0 and names(batch) == []
     assert project.submit("-r", batch, "--local", "-y") == 0
-    assert project.executed() == [1, 1]  # those that had failed
+    assert project.executed() == [1, 1] and names(batch) == failed  # those that had failed
+    assert [run_folder.RunFolder.read(batch / name).attempts for name in failed] == [((1, 0), (2, 0))] * 2
+    assert run_folder.run_names(batch) == archived + failed
     same = (project.spec, "--local", "-y", "--set", "base_lr=[0.1, 1]")
     assert project.submit(*same) == 0
     assert "4 of 4 done" in capsys.readouterr().out
@@ -110,13 +130,14 @@ def test_archived_runs_are_never_started_again(project: Project, batch: Path, co
 
 
 def test_an_archived_run_is_deleted(project: Project, batch: Path, commands: Commands) -> None:
-    first, second = run_folder.run_names(batch)[:2]
+    first, *others = run_folder.run_names(batch)
     commands.run("archive", batch)
     assert "deleted" in commands.run("delete", batch / first, "-y")
     assert first not in run_folder.run_names(batch) and "deleted" in commands.run("status", batch)
     kept = json.loads((project.results / "deleted.jsonl").read_text())
     assert kept["run"] == first and "base_lr" in kept["spec"]
-    commands.run("delete", batch / second, "-y")
+    for name in others:
+        commands.run("delete", batch / name, "-y")
     assert not (batch / "archive").exists()
     commands.run("delete", batch, "-y")
     assert not batch.exists()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -14,12 +14,12 @@ from src.errors import UserError, one_line
 from src.io import yaml_io
 
 if TYPE_CHECKING:
-    from src.archive.volume import Member
+    from src.archive.contents import Version
 
 # above this duration of a call, threads are faster; below it they only wait for each other
 SLOW_CALL_SECONDS = 0.4e-3
 _THREADS, _BLOCK, _PROBES = 32, 256, 32
-STAMP_LENGTH = 9  # inode, size and mtime_ns of each of three files, zeros for a file that does not exist
+STAMP_LENGTH = 9  # inode, size and mtime_ns of each of three files, zeros for one that does not exist (not archived)
 _MAX_DONE = 1000  # bytes
 _MAX_COLUMNS = 2000  # of one run: the frames have the columns of all runs
 _MAX_REASON = 500  # characters
@@ -75,18 +75,17 @@ def map_ordered(function: Callable[[_Item], _Result], items: Sequence[_Item]) ->
 
 def read_stamps(parent: str, folders: Sequence[str]) -> list[tuple[int, ...] | None]:
     """Return `read_stamp` of each of these run folders in a folder."""
-    archived = run_files.archived_members(parent)
-    stamps = {folder: _archived_stamp(members) for folder in folders if (
-        members := archived.get(folder.rpartition("/")[2])) and run_folder.CONFIG in members}
-    others = [folder for folder in folders if folder not in stamps]
-    return [*map({**stamps, **dict(zip(others, map_ordered(read_stamp, others), strict=True))}.get, folders)]
+    archived = run_files.archived_versions(parent)
+    names = [folder[len(parent) + 1:] for folder in folders]
+    stamps = map_ordered(read_stamp, [folder for folder, name in zip(folders, names, strict=True)
+                                      if name not in archived])
+    return [_archived_stamp(archived[name]) if name in archived else next(stamps) for name in names]
 
 
-def _archived_stamp(members: Mapping[str, Member]) -> tuple[int, ...]:
-    """The stamp of an archived run, with the numbers of `run_files.Status`."""
-    stamped = map(members.get, (run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
-    return tuple([number for member in stamped for number in (
-        (member.crc or 1, member.size, member.time_ns) if member else (0, 0, 0))])
+def _archived_stamp(version: Version) -> tuple[int, ...]:
+    """The stamp of an archived run: its archive never changes, so that none of its numbers is a time."""
+    inode, size, time_ns, start, end = version
+    return inode % _INODE_LIMIT, size, 0, time_ns, start, 0, end, 0, 0
 
 
 def read_stamp(folder: str) -> tuple[int, ...] | None:
@@ -103,12 +102,16 @@ def read_stamp(folder: str) -> tuple[int, ...] | None:
 
 def _stamp_of(*files_of_run: FileStatus | None) -> tuple[int, ...]:
     """The stamp of config, stats and `done`, of which the last two need not exist."""
+    if isinstance(files_of_run[0], run_files.Status):
+        return _archived_stamp(files_of_run[0].version)
     return tuple([number for status in files_of_run for number in (
         (status.st_ino % _INODE_LIMIT, status.st_size, status.st_mtime_ns) if status else (0, 0, 0))])
 
 
 def _incomplete_stamp(folder: str) -> tuple[int, ...]:
-    """The stamp of a run of which not all three files exist."""
+    """The stamp of a run of which not all three files exist in its folder."""
+    if version := run_files.archived_version(folder):
+        return _archived_stamp(version)
     config, stats, done = (file_stamp(folder, name) for name in (
         run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
     return (*(config if config[0] else spec_stamp(folder)), *stats, *done)

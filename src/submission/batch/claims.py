@@ -187,9 +187,9 @@ def can_start(folder: str, ticket: int, restarted_job: str | None = None) -> boo
     restarted_job: the worker's Slurm job if Slurm has restarted it; it resumes what it had claimed before.
     """
     if not run_files.exists(folder, run_folder.claim_name(ticket)):
-        return True
+        return not run_files.is_archived(folder)
     run = RunFolder.read(folder)
-    if run.ended is not None:
+    if run.ended is not None or run_files.is_archived(folder):
         return False
     if how_ended(run, ticket) == run_folder.REQUEUED:
         return True

@@ -54,6 +54,10 @@ def write_batch(plan: SubmissionPlan, launch: LaunchSettings, submission: Submis
                                  grid.spec_texts(list(plan.points.values())), write_both, plan.replaces, replaces_id):
         raise BatchError("another process made this batch a moment ago", where=plan.batch,
                          hint="the same command again continues it")
+    if not plan.is_new:
+        from src.submission.storage import archiving  # most submissions make a new batch
+
+        archiving.restore_submitted(plan.batch, record["tickets"])
     for path, tasks in (submission.tasks if submission else {}).items():
         task_files.write(path, tasks)
     return Journal(plan.batch, launch.token)

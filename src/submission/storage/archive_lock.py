@@ -38,6 +38,11 @@ def held(batch: str) -> Iterator[None]:
             os.unlink(path)
 
 
+def exists(batch: str) -> bool:
+    """Return whether a process holds the lock, or has died with it."""
+    return os.path.exists(os.path.join(batch, run_folder.SUBMISSIONS, NAME))
+
+
 def _break_if_dead(batch: str, path: str) -> None:
     text = files.read_text(path)
     if text is None:

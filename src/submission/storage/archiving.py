@@ -9,6 +9,10 @@ Of each run, in this order:
     compare    the files are still those that were packed; if not, the folder is renamed back
     remove     the hidden folder is deleted
 
+A run that failed may be submitted again at that time: after the claim, the journals are read, and a newer ticket keeps
+the folder. A submission writes its tickets to a journal, brings back archived runs among them (`restore_submitted`),
+and calls sbatch or starts a worker, in this order. So one of the two sees the other, and no start lacks its folder.
+
 One process at a time does this in a batch (archive_lock.py).
 `_recover` finishes what a crash left. To bring a run back, its folder is written under a hidden name, synced and
 renamed; then its name is added to the removed ones of the archive.
@@ -31,7 +35,7 @@ from src.archive.writer import Entry, NotPackable
 from src.errors import BatchError
 from src.io import deletion
 from src.run_folder import RunFolder
-from src.submission.batch import claims, heartbeat
+from src.submission.batch import claims, heartbeat, journal
 from src.submission.storage import archive_lock
 from src.submission.system import process
 
@@ -41,6 +45,7 @@ _HIDDEN = re.compile(r"\.(?P<run>.+)~(?P<pid>\d+)~[0-9a-f]{12}@(?P<host>.+)\.(?:
 _UNPUBLISHED = re.compile(r"\.new\.zip\.(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{12}\.tmp\Z")
 _ABANDONED_SECONDS = 86400.0  # after which the process of another machine that made a hidden folder counts as dead
 _THREADS = 16
+_SUBMITTED = "it was submitted or claimed again"
 _CHANGED = "its files changed while it was packed"
 _PARTIAL_CLAIM = re.compile(r"\.claim-\d+\..+\.tmp\Z")
 _CHECKPOINT = re.compile(r"(?:.*/)?(?:best_checkpoint|checkpoint-\d+|resume-\d+)\.pt\Z")
@@ -53,24 +58,26 @@ class Archived(NamedTuple):
     left: dict[str, str]
 
 
-def archive(batch: str, tickets: Mapping[str, int], drop_checkpoints: bool = False) -> Archived:
+def archive(batch: str, tickets: Mapping[str, int], failed: Collection[str] = (), drop_checkpoints: bool = False
+            ) -> Archived:
     """Move runs that have ended into the archive of their batch.
 
-    tickets: the newest ticket of each run. drop_checkpoints: delete the checkpoints instead of packing them.
+    tickets: the newest ticket of each run. failed: those of them that have ended without a `done` file, by their state.
+    drop_checkpoints: delete the checkpoints of runs that ended well instead of packing them.
     BatchError if the archive cannot be written; then no folder was removed.
     """
     with archive_lock.held(batch):
-        return _archive(batch, tickets, drop_checkpoints)
+        return _archive(batch, tickets, failed, drop_checkpoints)
 
 
-def _archive(batch: str, tickets: Mapping[str, int], drop_checkpoints: bool) -> Archived:
+def _archive(batch: str, tickets: Mapping[str, int], failed: Collection[str], drop_checkpoints: bool) -> Archived:
     _recover(batch)
     now = heartbeat.file_system_time(batch)
     packed: dict[str, list[Entry]] = {}
     left: dict[str, str] = {}
     for name, ticket in tickets.items():
         try:
-            packed[name] = _list(batch, name, ticket, now, drop_checkpoints)
+            packed[name] = _list(batch, name, ticket, now, name in failed, drop_checkpoints)
         except NotPackable as reason:
             left[name] = str(reason)
         except FileNotFoundError:  # archived, deleted or moved a moment ago
@@ -81,10 +88,13 @@ def _archive(batch: str, tickets: Mapping[str, int], drop_checkpoints: bool) -> 
     changed = new.keys() - writer.publish_runs(batch, new) if new else ()
     left |= dict.fromkeys(changed, _CHANGED)
     archived = []
-    for name, entries in packed.items():
-        if name in changed:
-            continue
-        if problem := _remove(batch, name, tickets[name], entries, drop_checkpoints):
+    claimed = {name: _claim(batch, name, tickets[name]) for name in packed if name not in changed}
+    newest = {name: ticket.number for name, ticket in journal.read_history(batch).tickets.items()}
+    for name, own in claimed.items():
+        if newest.get(name, 0) > tickets[name] and own:
+            _release(os.path.join(batch, name), own)
+            left[name] = _SUBMITTED
+        elif problem := _remove(batch, name, own, packed[name], drop_checkpoints and name not in failed):
             left[name] = problem
         else:
             archived.append(name)
@@ -92,7 +102,7 @@ def _archive(batch: str, tickets: Mapping[str, int], drop_checkpoints: bool) -> 
     return Archived(archived, left)
 
 
-def _list(batch: str, name: str, ticket: int, now: float, drop_checkpoints: bool) -> list[Entry]:
+def _list(batch: str, name: str, ticket: int, now: float, has_failed: bool, drop_checkpoints: bool) -> list[Entry]:
     """List the files of a run that are packed. NotPackable if it may not have ended, or cannot be packed."""
     folder = os.path.join(batch, name)
     if os.path.islink(folder):
@@ -101,9 +111,9 @@ def _list(batch: str, name: str, ticket: int, now: float, drop_checkpoints: bool
     if not os.path.exists(run.file(run_folder.SPEC)):
         raise FileNotFoundError(folder)
     own = _own_claims(run, ticket)
-    if problem := _sign_of_life(run, ticket, own):
+    if problem := _sign_of_life(run, ticket, own, has_failed):
         raise NotPackable(problem)
-    entries = _entries(folder, own, drop_checkpoints)
+    entries = _entries(folder, own, drop_checkpoints and not has_failed)
     attempt = run.last_attempt() or {}
     # Slurm writes to the output of a job for a while after its process has ended
     has_gone = not attempt.get("slurm_job") and process.is_alive(attempt.get("who", {})) is False
@@ -119,17 +129,21 @@ def _own_claims(run: RunFolder, ticket: int) -> set[str]:
             if number > ticket and claims.is_claim_to_archive(run, number)}
 
 
-def _sign_of_life(run: RunFolder, ticket: int, own: Collection[str]) -> str | None:
+def _sign_of_life(run: RunFolder, ticket: int, own: Collection[str], has_failed: bool) -> str | None:
     """Return why a run may not have ended; None if it has.
 
     ticket: the newest one in the journals; own: claims that do not run it.
     """
     attempt = run.last_attempt() or {}
     newest = max([number for number in run.claims if run_folder.claim_name(number) not in own], default=0)
-    if run.ended is None:
+    if run.ended is None and not has_failed:
         return "it has not ended"
+    if run.ended is None and not attempt:
+        return "it has not started"
+    if run.ended is None and attempt.get("how") in (run_folder.REQUEUED, run_folder.PAUSED):
+        return "another start of it was requested"
     if max(newest, ticket) > attempt.get("ticket", newest):
-        return "it was submitted or claimed again"
+        return _SUBMITTED
     if process.is_alive(attempt.get("who", {})):
         return "its process has not ended yet"
     return None
@@ -141,25 +155,47 @@ def _entries(folder: str, own: Collection[str], drop_checkpoints: bool) -> list[
         drop_checkpoints and bool(_CHECKPOINT.match(path))))
 
 
-def _remove(batch: str, name: str, ticket: int, entries: list[Entry], drop_checkpoints: bool) -> str | None:
-    """Remove the folder of a run whose files, `entries`, are in the archive. Return why it was kept; None otherwise."""
+def _claim(batch: str, name: str, ticket: int) -> set[str] | None:
+    """Claim a run, so that nobody starts it. Return the claims of this process, and of those that were interrupted as
+    they archived it; None if another process has claimed it, and nothing if its folder is gone.
+
+    ticket: the newest one in the journals.
+    """
     folder = os.path.join(batch, name)
     try:
         run = RunFolder.read(folder)
-        own = _own_claims(run, ticket)
         claim = claims.claim_to_archive(folder, max(ticket, *run.claims, 0))
-        if claim is None:
-            return "another process has claimed it"
-        hidden = _hidden_path(folder, _MOVED)
+    except FileNotFoundError:
+        return set()
+    return None if claim is None else {claim, *_own_claims(run, ticket)}
+
+
+def _release(folder: str, own: Iterable[str]) -> None:
+    """Remove claims to archive a run."""
+    for claim in own:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, claim))
+
+
+def _remove(batch: str, name: str, own: Collection[str] | None, entries: list[Entry], drop_checkpoints: bool
+            ) -> str | None:
+    """Remove the folder of a run whose files, `entries`, are in the archive. Return why it was kept; None otherwise.
+
+    own: the result of `_claim`.
+    """
+    if own is None:
+        return "another process has claimed it"
+    folder = os.path.join(batch, name)
+    hidden = _hidden_path(folder, _MOVED)
+    try:
         identity = deletion.folder_id(folder)
         os.rename(folder, hidden)
     except FileNotFoundError:
         return None  # another process has archived or deleted it
     # brought back, if this process was suspended so long that another one took the lock
     is_kept = (known := contents.of_batch(batch)) is not None and name in known.runs
-    if not is_kept or not _has_only(hidden, entries, own | {claim}, drop_checkpoints):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(hidden, claim))
+    if not is_kept or not _has_only(hidden, entries, own, drop_checkpoints):
+        _release(hidden, own)
         os.rename(hidden, folder)
         return _CHANGED
     deletion.remove_tree(hidden, identity)
@@ -244,6 +280,17 @@ def _unarchive(batch: str, names: Iterable[str] | None) -> list[str]:
     writer.remove_runs(batch, [run.name for run in selected])
     writer.merge_volumes(batch)
     return [run.name for run in restored]
+
+
+def restore_submitted(batch: str, names: Iterable[str]) -> list[str]:
+    """Bring back those of the runs that are archived. Call it once the journals have their tickets, before any start.
+
+    Return their names. BatchError if another process archives runs of this batch at this moment.
+    """
+    archived = [name for name in names if run_files.is_archived(os.path.join(batch, name))]
+    if archived or archive_lock.exists(batch):
+        return unarchive(batch, archived)
+    return []
 
 
 def forget(batch: str, names: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,9 @@ from src.archive import contents, run_files, writer
 from src.errors import BatchError
 from src.run_folder import RunFolder
 from src.submission.batch import batch_folder, claims
+from src.submission.batch.journal import Journal
 from src.submission.job import attempt
-from src.submission.storage import archiving
+from src.submission.storage import archive_lock, archiving
 from src.submission.system import process
 from tests.analysis.make_batch import make_batch
 from tests.submission.conftest import project
@@ -52,8 +53,20 @@ def batch(tmp_path: Path) -> Path:
     return end_long_ago(batch)
 
 
-def archive(batch: Path, *names: str, drop_checkpoints: bool = False) -> archiving.Archived:
-    return archiving.archive(str(batch), dict.fromkeys(names or run_folder.run_names(batch), 0), drop_checkpoints)
+def archive(batch: Path, *names: str, failed: Collection[str] = (), drop_checkpoints: bool = False
+            ) -> archiving.Archived:
+    return archiving.archive(str(batch), dict.fromkeys(names or run_folder.run_names(batch), 0), failed,
+                             drop_checkpoints)
+
+
+def fail(run: Path) -> str:
+    """Make a run one that failed long ago and can resume. Return its name."""
+    (run / "done").unlink()
+    (run / "resume-0000000010.pt").write_bytes(bytes(1_000))
+    record = run / run_folder.attempt_name(0, 0)
+    record.write_text(json.dumps({**json.loads(record.read_text()), "how": "failed", "error": "ValueError: mend me"}))
+    end_long_ago(run)
+    return run.name
 
 
 def contents_of(batch: Path) -> dict[str, tuple[object, ...]]:
@@ -61,7 +74,7 @@ def contents_of(batch: Path) -> dict[str, tuple[object, ...]]:
     return {name: ({file for file in RunFolder.read(batch / name).names if "claim-" not in file}, *(
         run_files.read_bytes(batch / name, file) for file in (
             "spec.yaml", "config.yaml", "stats.csv", "done", "attempt-0-0.json", "arrays/epoch-00001.npz",
-            "best_checkpoint.pt"))) for name in run_folder.run_names(batch)}
+            "best_checkpoint.pt", "resume-0000000010.pt"))) for name in run_folder.run_names(batch)}
 
 
 def test_runs_come_back_bit_for_bit(batch: Path) -> None:
@@ -89,7 +102,76 @@ def test_checkpoints_can_be_dropped(batch: Path) -> None:
     seen, name = contents_of(batch), run_folder.run_names(batch)[0]
     archive(batch, drop_checkpoints=True)
     assert "best_checkpoint.pt" not in RunFolder.read(batch / name).names
-    assert contents_of(batch)[name][1:-1] == seen[name][1:-1]
+    assert contents_of(batch)[name][1:-2] == seen[name][1:-2]
+
+
+def test_runs_that_failed_are_archived_with_their_checkpoints(batch: Path) -> None:
+    names = run_folder.run_names(batch)
+    fail(batch / names[0])
+    before, seen = tree(batch), contents_of(batch)
+    assert archive(batch).left == {names[0]: "it has not ended"}, "its state was not observed"
+    assert archive(batch, failed=names[:1], drop_checkpoints=True).runs == names[:1]
+    assert contents_of(batch) == seen and not (batch / names[0]).exists()
+    assert not claims.can_start(str(batch / names[0]), 0, "a job that was restarted")
+    assert archiving.restore_submitted(str(batch), names) == names
+    assert tree(batch) == before
+    assert archiving.restore_submitted(str(batch), names) == []
+
+
+@pytest.mark.parametrize(("how", "reason"), [
+    (run_folder.REQUEUED, "another start"), (run_folder.PAUSED, "another start"), ("", "it has not started")])
+def test_runs_that_another_start_continues_keep_their_folders(batch: Path, how: str, reason: str) -> None:
+    name = fail(batch / run_folder.run_names(batch)[0])
+    record = batch / name / run_folder.attempt_name(0, 0)
+    if how:
+        record.write_text(json.dumps({**json.loads(record.read_text()), "how": how}))
+    else:
+        record.unlink()
+    end_long_ago(batch)
+    assert reason in archive(batch, failed=[name]).left[name] and (batch / name).is_dir()
+
+
+def test_a_run_that_is_submitted_meanwhile_keeps_its_folder(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission that read the batch before it was archived writes its ticket after the last look at the journals."""
+    name, claim = fail(batch / run_folder.run_names(batch)[0]), claims.claim_to_archive
+
+    def submit_first(folder: str, ticket: int) -> str | None:
+        if folder.endswith(name):
+            Journal(str(batch), "abcdef").record_plan("local", {name: 1})
+        return claim(folder, ticket)
+
+    monkeypatch.setattr(claims, "claim_to_archive", submit_first)
+    assert archive(batch, failed=[name]).left == {name: "it was submitted or claimed again"}
+    assert (batch / name).is_dir() and not list((batch / name).glob("claim*"))
+
+
+def test_a_submission_waits_for_the_end_of_archiving(batch: Path) -> None:
+    names = run_folder.run_names(batch)
+    with archive_lock.held(str(batch)), pytest.raises(BatchError, match="changes this archive"):
+        archiving.restore_submitted(str(batch), names)
+    assert archiving.restore_submitted(str(batch), names) == [] and not (batch / "archive").exists()
+
+
+def test_a_crash_at_any_operation_of_a_retry_loses_nothing(batch: Path, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # takes most of the time
+    names = run_folder.run_names(batch)
+    fail(batch / names[0])
+    before, seen = tree(batch / names[0]), contents_of(batch)
+    archive(batch, failed=names[:1])
+    start = shutil.copytree(batch, tmp_path / "start", symlinks=True)
+    code, kill_at = 9, 0
+    while code:
+        shutil.rmtree(batch)
+        shutil.copytree(start, batch, symlinks=True)
+        code = exit_code(lambda: archiving.restore_submitted(str(batch), names[:1]), kill_at)
+        assert contents_of(batch) == seen, kill_at
+        archiving.restore_submitted(str(batch), names[:1])
+        assert tree(batch / names[0]) == before and hidden(batch) == [], kill_at
+        assert claims.claim(str(batch / names[0]), 1, in_worker=True) == (1, 0)
+        assert [name for name in names if (batch / name).exists()] == names[:1]
+        kill_at += 1
+    assert kill_at > 10
 
 
 # --- a crash at every operation
@@ -138,14 +220,15 @@ def hidden(batch: Path) -> list[str]:
             for path in folder.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("way", ["archive", "unarchive", "add", "merge"])
+@pytest.mark.parametrize("way", ["archive", "unarchive", "add", "merge", "failed"])
 def test_a_crash_at_any_operation_loses_nothing(batch: Path, tmp_path: Path, way: str,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # takes most of the time
     shutil.rmtree(batch / run_folder.run_names(batch)[2])
+    failed = [fail(batch / run_folder.run_names(batch)[0])] if way == "failed" else []
     names, before, seen = run_folder.run_names(batch), tree(batch), contents_of(batch)
-    act: Callable[[], object] = lambda: archive(batch)  # noqa: E731
-    if way != "archive":
+    act: Callable[[], object] = lambda: archive(batch, failed=failed)  # noqa: E731
+    if way not in ("archive", "failed"):
         archive(batch, *(names if way == "unarchive" else names[:1]))
     if way == "unarchive":
         act = lambda: archiving.unarchive(str(batch))  # noqa: E731
