@@ -77,12 +77,22 @@ def archived_version(folder: Path) -> Version | None:
     return run.version if run else None
 
 
+def location(folder: Path) -> str:
+    """Return the file or folder that a run is read from: the file of its archive, or the run folder."""
+    run = contents.find(folder)
+    return run.volume.path if run else os.fspath(folder)
+
+
 def require_folder(folder: Path, action: str) -> None:
     """Raise BatchError if a run is archived. action: what needs its folder, as `exported`."""
     if is_archived(folder):
-        command = shell_command("python", "experiments.py", "unarchive", os.fspath(folder))
         raise BatchError(f"this run is archived, and cannot be {action}", where=os.fspath(folder),
-                         hint=f"`{command}` brings its folder back")
+                         hint=f"`{unarchive_command(folder)}` brings its folder back")
+
+
+def unarchive_command(folder: Path) -> str:
+    """Return the command that brings back the folder of a run."""
+    return shell_command("python", "experiments.py", "unarchive", os.fspath(folder))
 
 
 def list_names(folder: Path) -> list[str]:

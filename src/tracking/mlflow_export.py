@@ -125,7 +125,7 @@ def resolve_model(name: str, uri: str | None, download_folder: str) -> str:
     except Exception as error:
         raise ConfigError(f"the registry does not have this model: {str(error).splitlines()[0]}", where=name) from None
     folder = version.tags.get(_FOLDER, "")
-    if os.path.isfile(os.path.join(folder, run_folder.BEST_CHECKPOINT)):
+    if folder and run_files.exists(folder, run_folder.BEST_CHECKPOINT):
         return folder
     import mlflow
 

@@ -109,7 +109,7 @@ def sync(batches: Sequence[str]) -> Iterator[tuple[str, bool, str]]:
              for path in sorted(glob.glob(os.path.join(glob.escape(batch), "*", "wandb", "offline-run-*")))
              if os.path.isdir(path) and not _is_sent(path)]
     for folder in _archived_offline(batches):
-        yield folder, False, "archived: `unarchive` it first"
+        yield folder, False, f"archived: `{run_files.unarchive_command(folder)}` first"
     if paths:
         _check_server()
     for path in paths:
@@ -122,10 +122,12 @@ def sync(batches: Sequence[str]) -> Iterator[tuple[str, bool, str]]:
 
 
 def _archived_offline(batches: Sequence[str]) -> Iterator[str]:
-    """Yield the folders of archived runs with offline runs of which some may not have been sent."""
+    """Yield the folders of archived runs with offline runs that have not been sent."""
     for folder in (os.path.join(batch, name) for batch in batches for name in run_files.archived_names(batch)):
-        if not os.path.exists(folder) and run_files.list_folder(folder, "wandb") and not any(
-                name.endswith(".synced") for name in run_files.list_folder(folder, "wandb")):
+        paths = [path.split("/") for path in run_files.list_folder(folder, "wandb")]
+        sent = {offline for offline, *rest in paths if rest and rest[-1].endswith(".synced")}
+        if run_files.is_archived(folder) and any(
+                rest and offline.startswith("offline-run-") and offline not in sent for offline, *rest in paths):
             yield folder
 
 

@@ -18,7 +18,7 @@ from src.config import Config
 from src.datasets.data import Data
 from src.datasets.factory import make_data
 from src.errors import BatchError, ConfigError, one_line
-from src.io import files, records
+from src.io import records
 from src.metrics import read_for_run
 from src.models.factory import make_model
 from src.training.output import checkpoint
@@ -50,9 +50,10 @@ class SavedModel:
 def load_model(run: str, uri: str | None = None, trust: bool = False) -> SavedModel:
     """Return the best model of a run with its data.
 
-    run: a run folder, or a registered model such as models:/food11@production in the MLflow registry at `uri`. The
-    checkpoint is best_checkpoint.pt, otherwise the newest one. Its weights are those that were judged best, the last or
-    the averaged ones, as the checkpoint records; of an older one that does not, see `find_judgement`.
+    run: the folder of a run, which may be archived, or a registered model such as models:/food11@production in the
+    MLflow registry at `uri`. The checkpoint is best_checkpoint.pt, otherwise the newest one. Its weights are those that
+    were judged best, the last or the averaged ones, as the checkpoint records; of an older one that does not, see
+    `find_judgement`.
     trust: execute user code of this project that a config of another user, or of the registry, names. BatchError if
     that is needed and False.
     """
@@ -89,13 +90,12 @@ def _read_config(folder: str, trust: bool, owner: str | None) -> tuple[Config, d
 
     owner: where the folder is from, if that is not the user who owns it.
     """
-    run_files.require_folder(folder, "loaded")
     path = os.path.join(folder, run_folder.CONFIG)
-    if not os.path.isfile(path):
+    if not run_files.exists(folder, run_folder.CONFIG):
         raise BatchError("this is not the folder of a run that has started", where=folder,
                          hint="pass a folder with a config.yaml")
     spec = run_folder.read_spec(path)
-    user_code.require_trust(spec, trust, path, folder, owner=owner)
+    user_code.require_trust(spec, trust, path, run_files.location(folder), owner=owner)
     return Config.from_dict(spec), _facts(spec, path)
 
 
@@ -163,7 +163,7 @@ def find_judgement(content: Mapping[str, Any], folder: str) -> Judgement:
 
 def _read_stats(folder: str) -> tuple[list[str], list[dict[str, float | None]]]:
     """Return the columns and the complete rows of stats.csv; both empty without one."""
-    header, *lines = (files.read_text(os.path.join(folder, run_folder.STATS)) or "").split("\n")[:-1] or [""]
+    header, *lines = (run_files.read_text(folder, run_folder.STATS) or "").split("\n")[:-1] or [""]
     names = header.split(",")
     rows = [dict(zip(names, map(stats_csv.to_number, line.split(",")), strict=True)) for line in lines
             if line.count(",") == header.count(",")]
@@ -171,10 +171,10 @@ def _read_stats(folder: str) -> tuple[list[str], list[dict[str, float | None]]]:
 
 
 def _checkpoint_path(folder: str) -> str:
-    best = os.path.join(folder, run_folder.BEST_CHECKPOINT)
-    if os.path.isfile(best):
-        return best
-    names = sorted(name for name in os.listdir(folder) if name.startswith("checkpoint-") and name.endswith(".pt"))
+    if run_files.exists(folder, run_folder.BEST_CHECKPOINT):
+        return os.path.join(folder, run_folder.BEST_CHECKPOINT)
+    names = sorted(name for name in run_files.list_names(folder)
+                   if name.startswith("checkpoint-") and name.endswith(".pt"))
     if not names:
         raise BatchError("this run has not saved a model", where=folder,
                          hint="set save_best_checkpoint: true, or save_freq, and run it again")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import types
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import torch
 import experiments
 import train as entry
 from src import run_folder
+from src.archive import writer
 from src.errors import BatchError, ConfigError
 from src.io import yaml_io
 from src.submission.job import attempt
@@ -349,6 +351,23 @@ def test_loading_an_invalid_model_name_is_refused(batch: Path, uri: str) -> None
             entry.load_model(name, uri)
     with pytest.raises(BatchError, match="not the folder of a run"):
         entry.load_model(str(batch))
+
+
+def test_archived_runs_name_the_command_that_brings_them_back(tmp_path: Path, uri: str,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    """Their folders keep which run of MLflow is theirs."""
+    batch = make_batch(tmp_path)
+    folder = batch / "000_tracked"
+    folder.mkdir()
+    for name in ("spec.yaml", "config.yaml"):
+        (folder / name).write_text("base_lr: 1\n")
+    writer.publish_runs(str(batch), {folder.name: writer.list_entries(str(folder))})
+    shutil.rmtree(folder)
+    command = f"`python experiments.py unarchive {folder}` brings its folder back"
+    assert experiments.main(["export", str(batch), "--uri", uri]) == 0
+    assert command in (out := capsys.readouterr().out) and "1 left out" in out
+    assert experiments.main(["register", str(folder), "--name", "n", "--uri", uri]) == 2
+    assert command in capsys.readouterr().err and not folder.exists()
 
 
 def test_without_a_server_the_log_mentions_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

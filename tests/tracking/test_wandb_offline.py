@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 import experiments
 from src import run_folder
+from src.archive import writer
 from src.tracking import mlflow_run, trackers, wandb_tracker
 from tests.tracking.test_mlflow import make_batch
 from tests.training.toys import make_toy, train_toy
@@ -197,3 +199,23 @@ def test_sync_sends_each_run_once(offline: Path, monkeypatch: pytest.MonkeyPatch
     assert experiments.main(words) == 0
     assert capsys.readouterr().out == "0 runs sent\n"
     assert list(wandb_tracker.sync([str(offline.parent)])) == []
+
+
+def test_sync_names_the_command_for_archived_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batch = tmp_path / "26-11-20-a b"
+    runs = ["000_sent", "001_half"]
+    for name in runs:
+        for offline in ("offline-run-1", "offline-run-2"):
+            (batch / name / "wandb" / offline).mkdir(parents=True)
+            (batch / name / "wandb" / offline / "run.wandb").write_text("")
+        (batch / name / "wandb" / "offline-run-1" / "run.wandb.synced").write_text("")
+        (batch / name / "spec.yaml").write_text("base_lr: 1\n")
+    (batch / "job.yaml").write_text("job_details: {name: a b}\n")
+    (batch / "000_sent" / "wandb" / "offline-run-2" / "run.wandb.synced").write_text("")
+    writer.publish_runs(str(batch), {name: writer.list_entries(str(batch / name)) for name in runs})
+    for name in runs:
+        shutil.rmtree(batch / name)
+    assert experiments.main(["sync-wandb", str(batch)]) == 1
+    command = f"python experiments.py unarchive '{batch}/001_half'"
+    assert capsys.readouterr().out == (f"{batch}/001_half: failed: archived: `{command}` first\n"
+                                       "0 runs sent, 1 failed\n")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch.nn.functional as F
 from loguru import logger
 
 from src import run_folder
+from src.archive import writer
 from src.config import Config
+from src.errors import BatchError
+from src.io import ownership
 from src.training.output import checkpoint
 from src.training.saved_model import SavedModel, load_model
 from src.training.stopping import Judgement
@@ -112,6 +116,27 @@ def forget_judgement(folder: Path) -> None:
     content = checkpoint.load(str(path))
     del content["judgement"]
     torch.save(content, path)
+
+
+def test_the_model_of_an_archived_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "batch" / "000_digits"
+    train_digits(folder, train_length=1, save_freq=1, save_best_checkpoint=False)
+    (folder / "spec.yaml").write_text("base_lr: 0.4\n")
+    loaded = load_model(str(folder))
+    writer.publish_runs(str(folder.parent), {folder.name: writer.list_entries(str(folder))})
+    shutil.rmtree(folder)
+    archived = load_model(str(folder))
+    assert values_of(archived, "val") == values_of(loaded, "val") and archived.judgement == loaded.judgement
+    assert not folder.exists()
+    volume = folder.parent / "archive" / "1.zip"
+    monkeypatch.setattr(ownership, "other_owner", lambda *paths: "eve" if str(volume) in paths else None)
+    with pytest.raises(BatchError, match="this is of eve"):  # its config names code of this project
+        load_model(str(folder))
+    data = volume.read_bytes()
+    start = data.index(b"checkpoint-00001.pt") + 1000
+    volume.write_bytes(data[:start] + bytes(100) + data[start + 100:])
+    with pytest.raises(OSError, match="damaged in the archive"):
+        load_model(str(folder), trust=True)
 
 
 def test_older_checkpoint_is_judged_by_its_row_with_a_warning(tmp_path: Path, warnings: list[str]) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from src.archive import run_files
 from src.config import Config
 from src.errors import BatchError
 from src.io import files, records
@@ -42,9 +44,12 @@ DAMAGE = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupErro
 
 
 def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return what `save` wrote, with its tensors on `device`. BatchError if the file is damaged or no checkpoint."""
+    """Return what `save` wrote, with its tensors on `device`. BatchError if the file is damaged or no checkpoint.
+
+    path: directly in a run folder, or where an archived run had it.
+    """
     try:
-        with open(files.open_regular(path), "rb") as file:
+        with run_files.open_binary(*os.path.split(path)) as file:
             content = torch.load(file, map_location=device, weights_only=True)
     except DAMAGE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

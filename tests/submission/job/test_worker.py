@@ -240,6 +240,17 @@ def test_external_program(project: Project, tmp_path: Path) -> None:
     assert (project.runs()[0] / "local.out").read_text() == "hello\n"
 
 
+def test_empty_output_of_runs_that_ended_well_is_removed(project: Project) -> None:
+    project.write_spec("[8, 32]")
+    program = "import sys; sys.exit('--batch_size=32' in sys.argv)"
+    command = f'{sys.executable} -c "{program}" {{args}}'
+    assert project.submit(project.spec, "--local", "-y", "--command", command, "--set", "base_lr=0.1") == 1
+    well, failed = project.runs()
+    assert states_of(project) == ["done", "failed"]
+    assert not (well / "local.out").exists() and "exit status 1" in (failed / "local.out").read_text()
+    assert sorted(os.listdir(well)) == ["attempt-1-0.json", "claim-1", "done", "facts.json", "spec.yaml"]
+
+
 def test_different_errors_of_external_programs_do_not_stop_a_batch(
         project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[8, 32, 64]")
