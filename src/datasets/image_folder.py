@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,20 +47,9 @@ def find_images(name: str, folder: Path) -> Images:
             nested["/".join(parents)] += 1
         else:
             loose.append(path.name)
-    empty = [subfolder for subfolder, count in counts.items()
-             if not count and not any(nested_folder.startswith(f"{subfolder}/") for nested_folder in nested)]
     classes = tuple(sorted((subfolder for subfolder, count in counts.items() if count), key=natural_key))
-    problems = []
-    if loose:
-        problems.append(f"{_counted(len(loose), 'image')} outside of class folders ({_first(sorted(loose))})")
-    if nested:
-        problems.append(f"{_counted(sum(nested.values()), 'image')} in subfolders of class folders ({_listed(nested)})")
-    if empty:
-        problems.append(f"class folders without images ({_first(empty)})")
-    if not classes and not problems:
-        problems.append("no class folders")
     listed_classes = _listed({subfolder: counts[subfolder] for subfolder in classes}) or "none"
-    if problems:
+    if problems := _problems(counts, loose, nested):
         raise DataError(f"{name} has {', and '.join(problems)}; classes found: {listed_classes}", where=str(folder),
                         allowed="CLASS/IMAGE", hint="move or delete the others, or rename folders that are to be "
                                                     "ignored so that their names start with a dot")
@@ -70,6 +59,23 @@ def find_images(name: str, folder: Path) -> Images:
     index = {subfolder: number for number, subfolder in enumerate(classes)}
     paths.sort(key=lambda path: natural_key(str(path)))
     return Images(paths, [index[path.parent.name] for path in paths], classes)
+
+
+def _problems(counts: Mapping[str, int], loose: list[str], nested: Mapping[str, int]) -> list[str]:
+    """Return what of a folder does not have the form CLASS/IMAGE.
+
+    counts: images by class folder. loose: names of images beside these. nested: images by a folder within them.
+    """
+    empty = [subfolder for subfolder, count in counts.items()
+             if not count and not any(folder.startswith(f"{subfolder}/") for folder in nested)]
+    problems = []
+    if loose:
+        problems.append(f"{_counted(len(loose), 'image')} outside of class folders ({_first(sorted(loose))})")
+    if nested:
+        problems.append(f"{_counted(sum(nested.values()), 'image')} in subfolders of class folders ({_listed(nested)})")
+    if empty:
+        problems.append(f"class folders without images ({_first(empty)})")
+    return problems or ([] if any(counts.values()) else ["no class folders"])
 
 
 def image_suffixes() -> frozenset[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from time import perf_counter
+from typing import TypeVar
+
+_Batch = TypeVar("_Batch")
 
 
 class LoopClock:
@@ -24,6 +27,15 @@ class LoopClock:
         data_start, evaluation_start = self.data_start, self.evaluation_start
         return (self.data + (now - data_start if data_start else 0.0),
                 self.evaluation + (now - evaluation_start if evaluation_start else 0.0))
+
+    def next_batch(self, batches: Iterator[_Batch]) -> tuple[_Batch, float]:
+        """Wait for the next batch. Return it with the time at which it came, by perf_counter."""
+        before = self.data_start = perf_counter()
+        batch = next(batches)
+        now = perf_counter()
+        self.data_start = None
+        self.data += now - before
+        return batch, now
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -68,12 +68,7 @@ class Trainer:
         start, data_before, step = perf_counter() - elapsed.time, clock.data - elapsed.data, steps.start - 1
         due = self.step_log.due(steps.start) if self.step_log else 0  # the next step, from 1, that the log visits
         for step in steps:
-            before = clock.data_start = perf_counter()
-            batch = next(batches)
-            now = perf_counter()
-            clock.data_start = None
-            clock.data += now - before
-
+            batch, now = clock.next_batch(batches)
             factor = self.rate_factor(step)
             for group in groups:
                 group["lr"] = group["initial_lr"] * factor
@@ -115,11 +110,7 @@ def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | La
     batches = ordered_batches(split, batch_size, shard)
     with clock.evaluating():
         while evaluated < total:
-            before = clock.data_start = perf_counter()
-            batch = next(batches)
-            now = perf_counter()
-            clock.data_start = None
-            clock.data += now - before
+            batch, now = clock.next_batch(batches)
             steps.evaluate(model, forward, batch, meter)
             evaluated += shard.samples if shard else len(batch[1])
             if now >= progress.due:

@@ -15,7 +15,7 @@ from src import metrics, run_folder
 from src.checks.registered_names import parse_interval
 from src.code import code_state
 from src.config import Config
-from src.datasets.data import Batch
+from src.datasets.data import Batch, Data
 from src.tracking import system
 from src.tracking.tracker import EpochView
 from src.tracking.trackers import Trackers
@@ -188,12 +188,7 @@ class Experiment:
                                       metrics.read_for_run(folder) if folder else None)
         self._best_state = self._stopping.state()  # before the epoch in progress
         self.facts = facts.gather(config, self._data, components.model, length, device, components.seeds_drawn)
-        if limited := subset_facts(self._data, evaluated):
-            self.facts["evaluated"] = limited
-        if group.size > 1:
-            self.facts["processes"] = group.size
-        if group.is_first:
-            self.facts |= code_state.facts_of_start(folder)
+        self.facts |= self._facts_of_start(evaluated, folder)
 
         self.profile = Profile(folder if group.is_first else None, device, length.total_steps) if (
             config.profile) else None
@@ -214,6 +209,13 @@ class Experiment:
         self.arrays: Arrays = {}
         self.judgement = Judgement("last", 0)
         self.outcome: str | None = None
+
+    def _facts_of_start(self, evaluated: Data, folder: str | None) -> dict[str, Any]:
+        """Return facts that not every training has. evaluated: the splits that are evaluated."""
+        limited, group = subset_facts(self._data, evaluated), self._components.group
+        return {**({"evaluated": limited} if limited else {}),
+                **({"processes": group.size} if group.size > 1 else {}),
+                **(code_state.facts_of_start(folder) if group.is_first else {})}
 
     def log_header(self, log: Logger) -> None:
         """Log the facts and the model's size. Warn if the best epoch is chosen by a test split, or if splits overlap.

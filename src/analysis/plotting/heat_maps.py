@@ -70,11 +70,10 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     descends = tables.lower_is_better(df, grid.metrics[0])
     candidates = np.concatenate([cells.means[cells.can_be_best] for _, cells in panels])
     best = (np.min if descends else np.max)(candidates if len(candidates) else finite)
-    norm = (LogNorm if log and finite.min() > 0 else Normalize)(finite.min(), finite.max())
-    colors = mpl.colormaps["viridis_r" if descends else "viridis"].with_extremes(bad="#dddddd")
+    colors = {"norm": (LogNorm if log and finite.min() > 0 else Normalize)(finite.min(), finite.max()),
+              "cmap": mpl.colormaps["viridis_r" if descends else "viridis"].with_extremes(bad="#dddddd")}
     for axes, cells in panels:
-        image = axes.pcolormesh(np.ma.masked_invalid(cells.means), norm=norm, cmap=colors, edgecolors="white",
-                                linewidth=0.5)
+        image = axes.pcolormesh(np.ma.masked_invalid(cells.means), **colors, edgecolors="white", linewidth=0.5)
         _mark_cells(axes, cells, image, (cells.means == best) & (cells.can_be_best | (len(candidates) == 0)))
         for runs in cells.counted[cells.counted > 0]:
             grid.record_mean(int(runs))
@@ -85,14 +84,19 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     bar.outline.set_visible(False)
     if log:
         figure_layout.use_plain_numbers(bar.ax.yaxis)
-    lossy = sum(int(cells.is_lossy.sum()) for _, cells in panels)
-    sign = "n/N: runs that count of all" if max(len(across), len(up)) <= _MAX_NUMBERS else "dots"
-    return grid.finish(x, y, notes=[
-        describe_metric(grid.metrics, epoch), "the best cell is framed" + (", dashed if it lost runs" if lossy else ""),
-        "never one of which as many runs diverged as count" if 0 < len(candidates) < len(finite) else "",
-        f"{count(lossy, 'cell')} lost runs ({sign})" if lossy else ""],
-        diverged="left out" + (", a cross where no run counts" if any(
-            ((cells.counted == 0) & (cells.total > 0)).any() for _, cells in panels) else ""), metric_styles=False)
+    notes = _describe_marks([cells for _, cells in panels], some_excluded=0 < len(candidates) < len(finite))
+    has_crosses = any(cells.is_lost.any() for _, cells in panels)
+    return grid.finish(x, y, notes=[describe_metric(grid.metrics, epoch), *notes], metric_styles=False,
+                       diverged="left out" + ", a cross where no run counts" * has_crosses)
+
+
+def _describe_marks(panels: list[_Cells], some_excluded: bool) -> list[str]:
+    """What frames, numbers and dots mean. some_excluded: some cells cannot be the best one."""
+    lossy = sum(int(cells.is_lossy.sum()) for cells in panels)
+    sign = "n/N: runs that count of all" if max(panels[0].means.shape) <= _MAX_NUMBERS else "dots"
+    return ["the best cell is framed" + (", dashed if it lost runs" if lossy else ""),
+            "never one of which as many runs diverged as count" if some_excluded else "",
+            f"{count(lossy, 'cell')} lost runs ({sign})" if lossy else ""]
 
 
 def _levels_of(df: pd.DataFrame, name: str) -> list[object]:
@@ -128,6 +132,11 @@ class _Cells(NamedTuple):
         """Where some of the runs count and others do not."""
         return (self.counted > 0) & (self.counted < self.total)
 
+    @property
+    def is_lost(self) -> np.ndarray:
+        """Where there are runs, of which none counts."""
+        return (self.counted == 0) & (self.total > 0)
+
 
 def _cells_of(runs: pd.DataFrame, scores: pd.Series, x: tuple[str, list[object]],
               y: tuple[str, list[object]]) -> _Cells:
@@ -156,7 +165,7 @@ def _mark_cells(axes: Axes, cells: _Cells, image: mpl.cm.ScalarMappable, is_best
         rows, cols = np.nonzero(cells.is_lossy)
         axes.plot(cols + 0.85, rows + 0.85, "o", color="white", markeredgecolor="black", markersize=2.5,
                   markeredgewidth=0.5)
-    for row, col in np.argwhere((cells.counted == 0) & (cells.total > 0)):
+    for row, col in np.argwhere(cells.is_lost):
         axes.plot(col + 0.5, row + 0.5, "x", color="black")
     for row, col in np.argwhere(is_best)[:1]:
         axes.add_patch(Rectangle((col, row), 1, 1, fill=False, edgecolor=ORANGE, linewidth=2,
@@ -188,11 +197,8 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
     empty columns, and for fewer or more parameters.
     """
     drawn = figure_layout.drawable_columns(df, metric)
-    names = figure_layout.varying_parameters(df, parameters, 2, _MAX_COORDINATES, "parallel coordinates")
+    names = _coordinates(df, parameters)
     table = tables.ranking(df, metric, epoch)
-    if others := [name for name in names if name not in tables.varying_columns(df)]:
-        raise ResultsError(f"{others[0]} is no parameter by which settings differ", allowed=tables.varying_columns(df),
-                           hint="seeds and facts differ between the runs of a setting")
     table = table[np.isfinite(table["value"])].iloc[::-1]  # the best are drawn last
     if table.empty:
         raise ResultsError(f"none of {count(len(df), 'run')} has a value to draw: all diverged")
@@ -224,6 +230,16 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
         count(len(table), "setting") + (", means of their runs" if (table["runs"] > 1).any() else ""),
         f"dashed: lost runs ({is_lossy.sum()} of them)" if is_lossy.any() else "", *tables.run_counts(df).lost()])
     return figure
+
+
+def _coordinates(df: pd.DataFrame, parameters: list[str] | None) -> list[str]:
+    """The parameters to draw: those given, or all that vary. ResultsError for one that is the same in a setting."""
+    names = figure_layout.varying_parameters(df, parameters, 2, _MAX_COORDINATES, "parallel coordinates")
+    varying = tables.varying_columns(df)
+    if others := [name for name in names if name not in varying]:
+        raise ResultsError(f"{others[0]} is no parameter by which settings differ", allowed=varying,
+                           hint="seeds and facts differ between the runs of a setting")
+    return names
 
 
 def _ticks_of(axis: ParameterAxis, values: pd.Series) -> tuple[list[str], np.ndarray]:

@@ -109,34 +109,37 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
                 counted = [curve for run, curve in curves.items() if grid.counted[run]]
                 if best_so_far and not line.runs["end"].isna().all():
                     counted = _hold_last(counted)
-                mean, rest = _mean_of(counted)
-                rest += [curve for run, curve in curves.items() if not grid.counted[run]]
-                if len(mean):
-                    grid.record_mean(len(counted))
-                    cut_lines += any(curve.index[-1] > mean.index[-1] for curve in counted)
-                    band = figure_layout.spread_bounds(mean, spread, log_y) if spread and len(counted) > 1 else None
-                    _draw_mean(panel.axes, mean.mean(axis=1), band, line.color, style=line.style if style else
-                               metric_style, linewidth=width)
-                for curve in rest:
-                    panel.axes.plot(curve.index, curve, line.style if style else metric_style, color=line.color,
-                                    linewidth=0.6, alpha=0.5, marker="." if len(curve) == 1 else "")
+                others = [curve for run, curve in curves.items() if not grid.counted[run]]
+                cut_lines += _draw_curves(grid, panel.axes, counted, others, log_y, color=line.color, linewidth=width,
+                                          linestyle=line.style if style else metric_style)
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         figure_layout.set_log_axes(panel.axes, log_x, log_y)
-    y_label = f"{common_label(grid.metrics)}, best so far" if best_so_far else None
     notes = [f"{count(cut_lines, 'mean line')} end{'s' * (cut_lines == 1)} with the first run, the others continue "
              "as thin lines" if cut_lines else "",
              f"{count(without_value, 'run')} without a value" if without_value else "",
              *(f"runs are ranked by {note}" for note in tables.selection_note(grid.metrics)
                if note != metrics.TEST_NOTE),
              metrics.TEST_NOTE if best_so_far and metrics.chooses_by_test(grid.metrics[0]) else ""]
-    return grid.finish(by, y_label, spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
+    return grid.finish(by, f"{common_label(grid.metrics)}, best so far" if best_so_far else None,
+                       spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
 
 
-def _draw_mean(axes: Axes, mean: pd.Series, band: tuple[pd.Series, pd.Series] | None, color: Any, style: str,
-               linewidth: float) -> None:
-    axes.plot(mean.index, mean, style, color=color, linewidth=linewidth, marker="o" if len(mean) == 1 else "")
-    if band:
-        axes.fill_between(mean.index, *band, color=color, alpha=0.18, linewidth=0)
+def _draw_curves(grid: Grid, axes: Axes, counted: list[pd.Series], others: list[pd.Series], log: bool,
+                 **line: Any) -> bool:
+    """Draw the mean of the curves that count, with its band, and each other curve, or rest of a curve, as a thin line.
+
+    line: color, width and style. Return whether a curve that counts goes on after the mean.
+    """
+    values, rest = _mean_of(counted)
+    if len(values):
+        grid.record_mean(len(counted))
+        axes.plot(values.index, values.mean(axis=1), **line, marker="o" if len(values) == 1 else "")
+        if grid.spread and len(counted) > 1:
+            axes.fill_between(values.index, *figure_layout.spread_bounds(values, grid.spread, log),
+                              color=line["color"], alpha=0.18, linewidth=0)
+    for curve in rest + others:
+        axes.plot(curve.index, curve, **{**line, "linewidth": 0.6}, alpha=0.5, marker="." if len(curve) == 1 else "")
+    return bool(len(values)) and any(curve.index[-1] > values.index[-1] for curve in counted)
 
 
 def _curves_of(runs: pd.DataFrame, name: str, descends: bool | None) -> dict[Hashable, pd.Series]:
@@ -304,8 +307,7 @@ def pareto(df: pd.DataFrame, cost: str = "time", metric: str | None = None, *, e
     descends = tables.lower_is_better(df, drawn[0])
     table = table.sort_values(["cost", "value"], ascending=[True, descends], ignore_index=True)
     candidates = table[table["rank"].notna()] if table["rank"].notna().any() else table
-    best = candidates["value"].cummin() if descends else candidates["value"].cummax()
-    front = candidates[(candidates["value"] == best) & (best != best.shift())]
+    front = _front(candidates, descends)
     figure = Figure(figsize=(7.0, 3.3), layout="constrained")
     axes = figure.subplots()
     handles = _draw_dots(axes, table, df[require_column(df, legend).name] if legend else None)
@@ -325,6 +327,12 @@ def pareto(df: pd.DataFrame, cost: str = "time", metric: str | None = None, *, e
         f"hollow: lost runs ({lossy} of them)" if lossy else "",
         *tables.run_counts(df).lost()])
     return figure
+
+
+def _front(table: pd.DataFrame, descends: bool) -> pd.DataFrame:
+    """The settings, sorted by cost, that are better than all cheaper ones. descends: less is better."""
+    best = table["value"].cummin() if descends else table["value"].cummax()
+    return table[(table["value"] == best) & (best != best.shift())]
 
 
 def _costs(df: pd.DataFrame, cost: str) -> tuple[pd.Series, str]:

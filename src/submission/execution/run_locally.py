@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from src import run_folder
 from src.errors import BatchError, shell_command
@@ -11,7 +12,7 @@ from src.submission.batch import task_files
 from src.submission.batch.task_files import NO_STACKS, Stacks, WorkerGroup
 from src.submission.execution.messages import failure_sent, next_steps
 from src.submission.job import local_workers
-from src.submission.planning.canary import HELD_BACK
+from src.submission.planning.canary import HELD_BACK, Canaries
 from src.submission.planning.command_line import Options
 from src.submission.planning.sbatch_calls import local_worker_groups
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
@@ -27,17 +28,53 @@ from src.submission.system.terminal import Progress, count
 
 def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -> int:
     """Run the canaries, then the runs. Return 0 if all ended well, 1 if one failed, 130 after Ctrl-C."""
-    gpus = _choose_gpus(options.gpus)
+    workers = _Workers(plan, launch, options, _choose_gpus(options.gpus))
     notifier = Notifier(launch.notify, plan.batch, launch.token)
     breaker = CircuitBreaker(plan.batch, options.max_failures)
 
-    def run_groups(folder: str, groups: Sequence[WorkerGroup], noun: str,
-                   on_end: Callable[[str, int], None] | None = None, stacks: Stacks = NO_STACKS) -> bool:
+    def on_end(name: str, exit_code: int) -> None:
+        notifier.run_ended(exit_code not in (0, 75))  # 75: saved, to be continued
+        breaker.record_end(name)
+
+    held_back: list[str] = []
+    if launch.canaries and launch.canaries.to_submit:
+        if not workers.run_canaries(launch.canaries):
+            return _report_stop(plan)
+        tickets, held_back = _hold_back(plan, launch)
+        plan = plan._replace(tickets=tickets)
+    with failure_sent(notifier):
+        is_finished = workers.run(plan.batch, local_worker_groups(plan, options), "runs", on_end, launch.stacks)
+    if not is_finished:
+        return _report_stop(plan)
+    notifier.send("ended")
+    if plan.search and (error := summary.stop_reason(plan.batch)):
+        raise BatchError(error, where=plan.batch)
+    log = os.path.join(plan.batch, run_folder.SUBMISSIONS, f"{launch.token}.workers.log")
+    names = run_folder.run_names(plan.batch) if plan.search else plan.to_submit
+    return max(_report_end(plan.batch, names, log), int(bool(held_back)))
+
+
+class _Workers(NamedTuple):
+    """What local workers need to know of their submission. gpus: that the runs are pinned to."""
+
+    plan: SubmissionPlan
+    launch: LaunchSettings
+    options: Options
+    gpus: list[str]
+
+    def run_canaries(self, canaries: Canaries) -> bool:
+        """Run the canaries, by as many workers as the runs have. Return whether all ended; False after Ctrl-C."""
+        workers = sum(group.workers for group in local_worker_groups(self.plan, self.options))
+        groups = task_files.worker_groups(canaries.to_submit, canaries.points, workers)
+        return self.run(canaries.folder, groups, "canaries")
+
+    def run(self, folder: str, groups: Sequence[WorkerGroup], noun: str,
+            on_end: Callable[[str, int], None] | None = None, stacks: Stacks = NO_STACKS) -> bool:
         """Run the tickets of the groups with a progress bar. Return whether all ended; False after Ctrl-C."""
-        is_search = plan.search is not None and folder == plan.batch
-        seen = _ended_trials(folder) if is_search else set()  # a trial of a search ends at each rung
-        total = plan.search.trials - len(seen) if plan.search and is_search else sum(
-            len(group.tickets) for group in groups)
+        is_of_batch = folder == self.plan.batch
+        search = self.plan.search if is_of_batch else None
+        seen = _ended_trials(folder) if search else set()  # a trial of a search ends at each rung
+        total = search.trials - len(seen) if search else sum(len(group.tickets) for group in groups)
         with Progress(total, noun) as progress:
             def end(name: str, exit_code: int) -> None:
                 if name not in seen:
@@ -47,32 +84,9 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
                     on_end(name, exit_code)
 
             # canaries are few, and shorter than what could be measured
-            slots = options.slots if folder == plan.batch or options.slots != AUTO else 1
-            return local_workers.run(folder, launch.token, groups, launch.entry_script, end, slots or 1, gpus, stacks,
-                                     is_search)
-
-    def on_end(name: str, exit_code: int) -> None:
-        notifier.run_ended(exit_code not in (0, 75))  # 75: saved, to be continued
-        breaker.record_end(name)
-
-    held_back: list[str] = []
-    if launch.canaries and launch.canaries.to_submit:
-        workers = sum(group.workers for group in local_worker_groups(plan, options))
-        groups = task_files.worker_groups(launch.canaries.to_submit, launch.canaries.points, workers)
-        if not run_groups(launch.canaries.folder, groups, "canaries"):
-            return _report_stop(plan)
-        tickets, held_back = _hold_back(plan, launch)
-        plan = plan._replace(tickets=tickets)
-    with failure_sent(notifier):
-        is_finished = run_groups(plan.batch, local_worker_groups(plan, options), "runs", on_end, launch.stacks)
-    if not is_finished:
-        return _report_stop(plan)
-    notifier.send("ended")
-    if plan.search and (error := summary.stop_reason(plan.batch)):
-        raise BatchError(error, where=plan.batch)
-    log = os.path.join(plan.batch, run_folder.SUBMISSIONS, f"{launch.token}.workers.log")
-    names = run_folder.run_names(plan.batch) if plan.search else plan.to_submit
-    return max(_report_end(plan.batch, names, log), int(bool(held_back)))
+            slots = self.options.slots if is_of_batch or self.options.slots != AUTO else 1
+            return local_workers.run(folder, self.launch.token, groups, self.launch.entry_script, end, slots or 1,
+                                     self.gpus, stacks, is_search=search is not None)
 
 
 def _choose_gpus(requested: str | None) -> list[str]:
