@@ -75,8 +75,7 @@ class ResultsError(UserError):
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name most similar to `name`, ignoring case; None if none is similar enough (cutoff 1.0: equal).
-    """
+    """Return the known name most similar to `name`, ignoring case; None if none is. cutoff 1.0: equal."""
     import difflib  # imported on demand: start-up time on a login node
 
     by_folded_name = {item.casefold(): item for item in known}

@@ -54,9 +54,7 @@ class Metric(NamedTuple):
     goal: str | None = None
 
     def find(self, columns: Iterable[str]) -> list[str]:
-        """Return the columns that it names and that have the direction of the first one; empty if there is none, or if
-        no direction is known.
-        """
+        """Return the columns that it names and that have the direction of the first one; empty if none is known."""
         columns = list(columns)
         named = [self.name] if self.name in columns else [column for column in columns if self.names(column)]
         directions = {column: direction(column, self) for column in named}

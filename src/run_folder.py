@@ -178,9 +178,7 @@ def arrays_name(epoch: int) -> str:
 
 
 def notified_name(token: str, kind: str) -> str:
-    """Return the marker in submissions/ that a message of this kind was sent for a submission; its Slurm job's output
-    has the same name.
-    """
+    """Return the marker that a message of this kind was sent for a submission; its job's output has the same name."""
     return f"{token}.{kind}.notified"
 
 

@@ -27,8 +27,7 @@ _OPTION = re.compile(r"-+([\w.-]+)(=.*)?", re.DOTALL)
 
 @exits_on_user_error
 def main(arguments: Sequence[str]) -> None:
-    """Print how to connect, then serve until stopped. arguments: of JupyterLab; none may make it accessible to others.
-    """
+    """Print how to connect, then serve until stopped. arguments: of JupyterLab; none may open it to others."""
     if reserved := list(filter(_is_reserved, arguments)):
         raise UserError("JupyterLab listens on the loopback interface, with a token of its own",
                         where=" ".join(reserved),

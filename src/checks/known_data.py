@@ -96,8 +96,7 @@ def check_input_shape(shape: tuple[int, ...], data_shape: tuple[int, ...]) -> No
 
 
 def check_image_size(model: str, shape: tuple[int, ...]) -> None:
-    """Raise ConfigError unless samples are images, and large enough for a tiny/ model; others than image models pass.
-    """
+    """Raise ConfigError unless samples are images, and large enough for a tiny/ model; other models pass."""
     kind = "lenet" if model == "tiny/lenet" else (parse_tiny(model) or ("",))[0]
     least = LEAST_SIDES.get(kind, 1)
     if not model.startswith(("tiny/", "timm/", "torchvision/", "clip/")):

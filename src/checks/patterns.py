@@ -54,9 +54,7 @@ def _compile(pattern: str, length: int, starts: int) -> re.Pattern[str] | None:
 
 
 def _steps(pattern: str, length: int) -> float:
-    """Return a bound of the steps of a match from one position of a text of that length; inf for a pattern that repeats
-    a group or refers to one.
-    """
+    """Return a bound of the steps of a match from one position of a text; inf if a group is repeated or referred to."""
     if _REFERENCE.search(pattern):
         return math.inf
     repeats, choices, branches, previous = 0, 1, [1], ""  # branches: of each group that is open

@@ -36,8 +36,7 @@ class Slice(NamedTuple):
         return low, high
 
     def size(self, n: int) -> int:
-        """Return the number of samples of the part in a split of n samples. DataError if it is out of range or empty.
-        """
+        """Return the number of samples of the part in a split of n. DataError if it is empty or out of range."""
         low, high = self.bounds(n)
         if low >= high:
             raise DataError(f"'{self}' is empty", where="data_splits_map",

@@ -52,8 +52,7 @@ class _Difference(NamedTuple):
 
 
 def write_manifest(folder: str, project: str, names: Iterable[str]) -> None:
-    """Write size, modification time and hash of the code among the files `names` of a project into a folder of code/.
-    """
+    """Write size, modification time and hash of the code among `names` of a project into a folder of code/."""
     entries: dict[str, list[Any]] = {}
     for name in sorted(filter(is_code, names)):
         path = os.path.join(project, name)
@@ -78,9 +77,7 @@ def compare_all(code_folder: str, project: str, more_names: Iterable[str] = ()) 
 
 
 def read_manifest(code_folder: str) -> tuple[str, dict[str, list[Any]]]:
-    """Return the id of the code of a submission, and size, modification time and hash of each file; empty if it was not
-    hashed.
-    """
+    """Return the id of a submission's code, and size, modification time and hash of each file; empty if not hashed."""
     return _manifest(code_folder).get("code", ""), _entries(code_folder)
 
 
@@ -124,8 +121,7 @@ def facts_of_start(folder: str | None) -> dict[str, Any]:
 
 
 def facts_before(folder: str | None, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fact that earlier starts of a resumed run had other code, from the config that they left; or nothing.
-    """
+    """Return the fact that earlier starts of a resumed run had other code, by the config that they left."""
     config = os.path.join(folder, run_folder.CONFIG) if folder else ""
     earlier = run_folder.read_spec(config).get("facts") if os.path.exists(config) else None
     if not isinstance(earlier, dict):

@@ -75,8 +75,7 @@ def read_versions(batch: str, folders: Sequence[str], limit: int | None = _MAX_R
 
 
 def differences_from(project: str, batch: str, folders: Sequence[str]) -> tuple[list[str], int]:
-    """Return the files of a project that differ from those that some runs started with, and the number of these runs.
-    """
+    """Return the files of a project that differ from those of some runs' starts, and the number of these runs."""
     submitted = _Submitted(batch, project)
     limit = _MAX_READ if submitted.may_differ else 16  # where all have the same code, a few name all its files
     sample = _spaced(folders, limit)

@@ -36,9 +36,7 @@ def files_of_command(words: Sequence[str], project: str, run: str = "") -> list[
 
 
 def wandb_logger(words: Sequence[str], project: str) -> str | None:
-    """Return the file of a command that logs metrics by `wandb.log` or `run.log`, if none of its files names stats.csv;
-    None otherwise.
-    """
+    """Return the file of a command that logs to W&B, if none of its files names stats.csv; else None."""
     logger = None
     for name in files_of_command(words, project):
         text = _read(os.path.join(project, name))

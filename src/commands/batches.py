@@ -175,8 +175,7 @@ def unarchive(options: argparse.Namespace) -> Output:
 
 
 def delete(options: argparse.Namespace) -> Output:
-    """Ask, and delete batches and single runs that are neither pending nor running. What they were is kept in a file.
-    """
+    """Ask, and delete batches and single runs that are neither pending nor running; a file keeps what they were."""
     # a number is the index or the Slurm job of a run, never the name of a batch
     named = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in options.targets}
     runs = list(dict.fromkeys(os.path.normpath(_find_run(name)) for name, batch in named.items() if not batch))

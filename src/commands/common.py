@@ -49,9 +49,7 @@ def _times(attempt: Mapping[str, Any]) -> dict[str, float]:
 
 
 def confirm(question: str, nothing_done: str, options: argparse.Namespace) -> None:
-    """Ask a yes/no question unless --yes is given. BatchError, with `nothing_done` as its message, if the answer is not
-    yes; with --json nobody is asked.
-    """
+    """Ask a yes/no question, without --yes. BatchError with `nothing_done` on any answer but yes, and with --json."""
     if options.json and not options.yes:
         raise BatchError(f"stopped: {nothing_done}", where="command line", hint="--json asks no question: add --yes")
     if not options.yes and ask(f"{question} [y/N] ").lower() not in ("y", "yes"):

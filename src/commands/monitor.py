@@ -112,9 +112,7 @@ def print_status(options: argparse.Namespace) -> Output:
 
 
 def _used_resources(observations: list[Observation]) -> dict[str, list[str]]:
-    """Return lines with what the Slurm jobs of each batch used, from one call of sacct, and what workers found with
-    --slots auto.
-    """
+    """Return what the ended Slurm jobs of each batch used, from one call of sacct, and what workers found."""
     from src.submission.slots import record
     from src.submission.status import efficiency
 

@@ -103,8 +103,7 @@ def clean(options: argparse.Namespace) -> Output:
 
 
 def _without_states(observation: Observation, state_names: Iterable[str]) -> Iterator[Run]:
-    """Yield the runs in other states; a paused trial only if its search is over, since it may be continued until then.
-    """
+    """Yield the runs in other states; a paused trial only if its search is over: until then it may be continued."""
     kept = {*state_names}
     if observation.count((states.PAUSED,)):
         search = definition.read(observation.path)

@@ -112,8 +112,7 @@ def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_p
 
 
 def _automatic(policy: str, size: tuple[int, int], interpolation: Any, fill: tuple[int, ...]) -> Any:
-    """Return timm's `policy`: AutoAugment (Cubuk et al., 2019), RandAugment (2020) or AugMix (Hendrycks et al., 2020).
-    """
+    """Return timm's `policy`: AutoAugment (Cubuk et al., 2019), RandAugment (2020) or AugMix (Hendrycks, 2020)."""
     from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 
     options = {"translate_const": int(min(size) * 0.45), "interpolation": interpolation,

@@ -222,9 +222,7 @@ def _open_regular(path: str | os.PathLike[str], any_link: bool = False) -> tuple
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int = MAX_FILE) -> bytes | None:
-    """Return the content of a regular file; None if it does not exist. OSError as in `open_regular`, or if it has more
-    than `limit` bytes.
-    """
+    """Return the content of a regular file; None without one. OSError as in `open_regular`, or if it is too large."""
     return read_with_status(path, limit)[0]
 
 

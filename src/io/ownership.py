@@ -42,8 +42,7 @@ def cache_folder(shared: str, owner: int, must_be_writable: bool = True) -> str:
 
 
 def private_folder(name: str) -> str:
-    """Return the path of a folder in this user's cache folder: $XDG_CACHE_HOME/gridiron/NAME or ~/.cache/gridiron/NAME.
-    """
+    """Return a folder in this user's cache folder: $XDG_CACHE_HOME/gridiron/NAME or ~/.cache/gridiron/NAME."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(home, "gridiron", name)
 

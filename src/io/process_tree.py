@@ -48,8 +48,7 @@ def cpu_seconds(processes: Iterable[int]) -> float:
 
 
 def waiting_seconds(processes: Iterable[int]) -> float:
-    """Return how long the main threads of processes have waited for a CPU together; 0 if the kernel does not count it.
-    """
+    """Return how long the main threads of processes have waited for a CPU in all; 0 if the kernel does not count."""
     return sum(int(cells[1]) / 1e9 for pid in processes if len(cells := _read(f"/proc/{pid}/schedstat").split()) > 1)
 
 

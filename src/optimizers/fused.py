@@ -60,8 +60,7 @@ class FusedOptimizer:
                 tensor.copy_(saved_tensor)
 
     def state_columns(self, params: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Return the state as lists parallel to `params`, which may be in any order: one list for each kind of state.
-        """
+        """Return the state as lists in the order of `params`: one list for each kind of state."""
         places = {id(param): (group, place) for group, settings in enumerate(self.param_groups)
                   for place, param in enumerate(settings["params"])}
         found = [places[id(param)] for param in params]

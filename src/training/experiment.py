@@ -218,8 +218,7 @@ class Experiment:
                 **(code_state.facts_of_start(folder) if group.is_first else {})}
 
     def log_header(self, log: Logger) -> None:
-        """Log the facts and the model's size. Warn if the best epoch is chosen by a test split, or if splits overlap.
-        """
+        """Log the facts and the model's size, and warn if a test split chooses the best epoch, or splits overlap."""
         for line in header_lines(self._components.config.to_dict(), self.facts):
             log.info(line)
         for line in summary.lines(self._components.model, self._components.optimizers,

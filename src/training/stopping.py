@@ -56,8 +56,7 @@ class StoppingRule:
         self.is_best = False
 
     def update(self, row: Row) -> str | None:
-        """Take an epoch's row. Return how the training ends with it: completed, diverged or early_stopped; else None.
-        """
+        """Take an epoch's row. Return how the training ends: completed, diverged or early_stopped; else None."""
         self.is_best = self._best is not None and self._best.update(row)
         if row["epoch"] and self._has_diverged(row):
             return run_folder.DIVERGED
@@ -76,8 +75,7 @@ class StoppingRule:
         return judgement or Judgement("av" if "av" in models else "last", int(row["epoch"] or 0))
 
     def _has_diverged(self, row: Row) -> bool:
-        """Return whether the training loss is NaN or too large, or an evaluation shows that the last step led to NaN.
-        """
+        """Return whether the training loss is NaN or too large, or the last step led to NaN in an evaluation."""
         training_loss = row["train/loss"] or 0.0
         return not training_loss <= self._max_loss or any(math.isnan(row[name] or 0.0) for name in self._loss_columns)
 
@@ -110,8 +108,7 @@ class BestEpoch:
         self.epochs_since = 0  # epochs since the best one
 
     def judge(self, row: Row) -> Judgement | None:
-        """Return the best of the columns in an epoch's row, and whose weights it is of; None if all are NaN or empty.
-        """
+        """Return the best of the columns in an epoch's row, and whose weights it is of; None if all are NaN."""
         values = {column: value for column in self.columns if (value := row[column]) is not None and value == value}
         if not values:
             return None

@@ -94,8 +94,7 @@ def _digits(table: pd.DataFrame) -> int | None:
 
 
 def format_means(table: pd.DataFrame) -> list[str]:
-    """Return the mean of each setting of a ranking and the deviation of its runs, to two digits of a median deviation.
-    """
+    """Return the mean of each setting of a ranking, and the deviation of its runs: two digits of the median one."""
     digits = _digits(table)
     return ["–" if value != value else f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
             + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")

@@ -47,8 +47,7 @@ def writable_array(column: Any) -> np.ndarray:
 
 
 def decode(column: Any) -> np.ndarray:
-    """Return the Python values of a column; equal strings are one object. Numbers and bools without nulls keep a dtype.
-    """
+    """Return the Python values of a column; equal strings are one object. Numbers without nulls keep a dtype."""
     import pyarrow as pa
 
     if pa.types.is_string(column.type):
@@ -64,9 +63,7 @@ def decode(column: Any) -> np.ndarray:
 
 
 def to_table(frame: pd.DataFrame) -> pa.Table:
-    """Return a frame as an Arrow table. Lists, mappings and columns of mixed types are JSON, so that 1, 1.0 and '1'
-    stay apart.
-    """
+    """Return a frame as an Arrow table; JSON for lists, mappings and mixed columns, so that 1, 1.0 and '1' differ."""
     import pyarrow as pa
 
     return pa.table({str(name): _series_to_arrow(frame[name]) for name in frame})

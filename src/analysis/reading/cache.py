@@ -102,9 +102,7 @@ def store(batch: str, cached: Sequence[Columns], current: tuple[np.ndarray, np.n
 
 
 def cache_dir(batch: str) -> str:
-    """Return the cache folder of a batch: in it; or in the user's cache folder, if the batch is not writable or others
-    can write to the folder.
-    """
+    """Return the cache folder of a batch: in it, or in the user's cache folder if it cannot be written or trusted."""
     return ownership.cache_folder(os.path.join(os.path.abspath(batch), run_folder.READ_CACHE), os.stat(batch).st_uid)
 
 

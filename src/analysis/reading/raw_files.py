@@ -156,8 +156,7 @@ def read_run(folder: str, only_done: bool = False) -> RunText | str:
 
 
 def _checked(run: RunText) -> RunText | str:
-    """Return the run; a reason to leave it out if it has so many columns that the frames of all runs become too large.
-    """
+    """Return the run; a reason to leave it out if it has so many columns that the frames become too large."""
     facts = run.config.get("facts")
     names = len(run.config) + (len(facts) if isinstance(facts, dict) else 0)
     if names > _MAX_COLUMNS:

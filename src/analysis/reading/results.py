@@ -325,9 +325,7 @@ def _read_group(parent: str, folders: list[str], only_done: bool, use_cache: boo
 
 
 def _read_cache(parent: str, folders: list[str]) -> tuple[list[Columns], np.ndarray, np.ndarray]:
-    """Return the cached runs of a folder, and the part and position of each run that has not changed; a part of -1 for
-    the others.
-    """
+    """Return the cached runs of a folder, and the part and position of each unchanged run; a part of -1 for others."""
     if not read_cache.exists(parent):  # reading a run takes its stamp
         return [], np.full(len(folders), -1), np.full(len(folders), -1)
     with ThreadPoolExecutor(1) as pool:  # one thread decodes the cache while the other one stats files

@@ -89,8 +89,7 @@ def refresh(batch: str) -> BatchIndex:
 
 
 def is_unchanged(batch: str, name: str) -> bool:
-    """Return whether config and end of a run are as they were when they were read. If not, the next refresh reads it.
-    """
+    """Return whether config and end of a run are as they were when it was read; if not, it is read again."""
     folder = os.path.abspath(batch)
     stamps = _batches[folder].stamps
     unchanged = stamps.get(name) is not None and _read_stamps(f"{folder}/{name}") == stamps[name]

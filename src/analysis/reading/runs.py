@@ -135,8 +135,7 @@ class _Runs:
         return index.ends[position] is not None
 
     def is_unchanged(self, run: int) -> bool:
-        """Return whether a run's files are as they were when they were read. Runs without a stamp were read just now.
-        """
+        """Return whether a run's files are as they were when it was read. Runs without a stamp were read just now."""
         batch, index, position = self._runs[run]
         name = index.names[position]
         return index.stamps[name] is None or run_index.is_unchanged(batch, name)

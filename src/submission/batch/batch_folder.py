@@ -43,9 +43,7 @@ def results_folder() -> str:
 
 
 def all_batches(output_dir: str) -> list[str]:
-    """Return every batch under `output_dir`, sorted by name; those being created or removed have hidden names and are
-    left out.
-    """
+    """Return every batch under `output_dir`, sorted by name, without those being created or removed."""
     try:
         names = sorted(name for name in os.listdir(output_dir) if name[0] != ".")
     except (FileNotFoundError, NotADirectoryError):

@@ -309,8 +309,7 @@ def _has_valid_positions(plan: Mapping[str, Any]) -> bool:
 
 def _add(history: History, token: str, plan: dict[str, Any], answers: Iterable[dict[str, Any]],
          marker: SyncMarker | None) -> None:
-    """Add the tickets of one journal to the history, and apply its records to those that are the newest of their run.
-    """
+    """Add the tickets of one journal to the history, and apply its records to those that are their run's newest."""
     units, names = Units(plan["way"], plan["bounds"]), list(plan["tickets"])
     tickets = {name: ticket for name in names if (ticket := _open_ticket(history, name, plan))}
     for ticket in tickets.values():

@@ -107,9 +107,7 @@ def _names(output: bytes) -> list[str]:
 
 
 def inspect_code(project: str) -> Code:
-    """Return the state of the project's code. git is called, and changes nothing; for a project that was uploaded, the
-    record of the other machine is used.
-    """
+    """Return the state of the project's code, by git; of an uploaded project, by the record of the other machine."""
     if (folder := os.environ.get(process.DETACHED_COMMAND)) and (record := files.read_json(
             os.path.join(folder, run_folder.CODE_RECORD))):
         return Code(**{**record, "project": project, "upload_folder": folder})
@@ -252,8 +250,7 @@ def _diff(code: Code) -> bytes:
 
 
 def _untracked(code: Code, left_out: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the untracked source files and their contents. Those not stored are added to `left_out`, with the reason.
-    """
+    """Yield the untracked source files and their contents; those not stored are added to `left_out`."""
     if code.commit is None or not code.untracked:
         return
     total = 0

@@ -262,9 +262,7 @@ def _changes_since_submission(folder: str, facts: dict[str, Any], project: str) 
 
 
 def _current_code(folder: str, record: dict[str, Any], run: str) -> tuple[_Checkout, list[str]]:
-    """Return the project as it is now, for code outside git, and a note whether it has changed. BatchError if that is
-    unknown.
-    """
+    """Return code outside git as it is now, and a note whether it has changed. BatchError if that is unknown."""
     project = record["project"]
     changed = code_state.changed_names(folder, project)
     if changed is None:

@@ -53,8 +53,7 @@ def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
 
 
 def smoke_test(plan: SubmissionPlan, launch: LaunchSettings) -> None:
-    """Run one batch of data of each distinct model and data set. BatchError if one fails, or if train.py is not used.
-    """
+    """Run one batch of data of each distinct model and data set. BatchError if one fails, or for other programs."""
     from src.submission.execution.smoke import run_smoke_test
 
     specs = [plan.points[name] for name in plan.to_submit]

@@ -21,9 +21,7 @@ from src.submission.system.terminal import Progress, count
 
 def run_on_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOptions, submission: Submission,
                  journal: Journal, options: Options) -> int:
-    """Call sbatch for the canaries and the runs. Return 0 if all were submitted, 3 at --max-queued or if runs await
-    canaries, 130 after Ctrl-C.
-    """
+    """Submit canaries and runs. Return 0, 3 at --max-queued or if runs await canaries, 130 after Ctrl-C."""
     retry = retry_command(plan.batch)
     total = count(len(submission.calls), "Slurm job")
     jobs: list[str] = []

@@ -407,9 +407,7 @@ class Attempt:
         return external_program.SAVED
 
     def fail(self, error: str) -> None:
-        """Record that the attempt has failed. Superseded if a later one has the run: it may have caused the error by
-        removing files of this one.
-        """
+        """Record that the attempt has failed. Superseded if a later one has the run, and may have caused the error."""
         self._close(run_folder.FAILED, error)
 
     def _close_with_error(self, how: str, error: str) -> None:

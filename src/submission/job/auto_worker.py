@@ -36,9 +36,7 @@ _MAX_SPECS = 200  # that are read for the first guess
 
 @dataclass
 class AutoWorker(Worker):
-    """Starts as many runs at a time as the policy of each lane allows, and has runs save themselves if they are too
-    many.
-    """
+    """Starts as many runs at a time as the policy of each lane allows, and has surplus runs save themselves."""
 
     cells: list[worker_cell.Cell] = field(default_factory=lambda: worker_cell.make(MOST))
     settings: dict[str, str] = field(default_factory=dict)  # by run

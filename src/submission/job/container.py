@@ -96,8 +96,7 @@ class ContainerRequest(NamedTuple):
 
 
 def requested_container(path: str, ticket: int | None) -> ContainerRequest | None:
-    """Return the container that the runs of a spec or task file were submitted with; None without one, and inside one.
-    """
+    """Return the container that runs of a spec or task file were submitted with; None without or inside one."""
     if RELAY_SOCKET in os.environ:
         return None
     folder, file = os.path.split(os.path.abspath(path))
@@ -160,9 +159,7 @@ def python_inside(container: Container) -> str:
 
 
 def topmost_folders(folders: Iterable[str]) -> list[str]:
-    """Return the folders to mount so that all of these have the same paths inside, also behind links; none is within
-    another.
-    """
+    """Return the folders to mount so that these paths are the same inside, also behind links; none within another."""
     paths = {path for folder in folders for path in (os.path.abspath(folder), os.path.realpath(folder))} - set(_SYSTEM)
     topmost: list[str] = []
     for path in sorted(paths, key=lambda path: path.split("/")):
@@ -199,9 +196,7 @@ def _nearest_existing(folder: str) -> str:
 
 
 def expand_on_node(container: Container) -> Container:
-    """Expand `~` and variables as this node defines them. UserError if a variable is not set, or the source of a bind
-    does not exist.
-    """
+    """Expand `~` and variables on this node. UserError for an unset variable, or a bind whose source is missing."""
     binds = [files.expand_path(bind, "container, binds") for bind in container.binds]
     for source in (bind.partition(":")[0] for bind in binds):
         if not os.path.exists(source):

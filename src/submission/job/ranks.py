@@ -41,8 +41,7 @@ def announce_no_attempt(folder: str) -> None:
 
 
 def record_failure(folder: str, error: str) -> None:
-    """Record the error of this process, unless another process of this start has failed before, as that is the reason.
-    """
+    """Record the error of this process, unless another one of this start, which is the reason, has failed before."""
     if process.world_size() > 1 and os.path.isdir(folder):
         files.create_exclusive(os.path.join(folder, run_folder.failed_name(start_id())),
                                f"process {process.rank()} on {os.uname().nodename}: {error}\n")

@@ -126,8 +126,7 @@ def successor_command(batch: str, name: str | None, path: str, ticket: int | Non
 
 
 def _submit_successor_of_run(folder: str, ticket: int) -> str:
-    """Submit another Slurm job for one run, with the options of the submission that issued the ticket. Return its id.
-    """
+    """Submit another Slurm job for one run, with the options of its ticket's submission. Return its id."""
     submission, token, plan = _plan_successor_of_run(folder, ticket)
     journal_file = Journal(os.path.dirname(folder), token)
     journal_file.record_plan(journal.SLURM, submission.tickets, submission.units, **_repeated(plan))

@@ -145,9 +145,7 @@ class SearchWorker(Worker):
 
 
 class HolderCheck:
-    """Whether the process that holds a trial is gone, by the process table of this machine, or by Slurm and the files
-    of the trial.
-    """
+    """Whether the process that holds a trial is gone, by the process table, or by Slurm and the trial's files."""
 
     def __init__(self) -> None:
         self._queried: dict[tuple[str, str], tuple[float, bool]] = {}  # by Slurm job and run: when, and whether gone

@@ -26,9 +26,7 @@ _SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1)
 
 
 class StackMember(NamedTuple):
-    """A run of a stack, as it is trained: its spec, its folder, and a function that raises if it must not write any
-    more.
-    """
+    """A run of a stack: its spec, its folder, and a function that raises if it must not write any more."""
 
     spec: dict[str, Any]
     folder: str
@@ -76,8 +74,7 @@ def run_stack(stacker: Stacker, train: Train, tasks: Tasks, names: Sequence[str]
 
 
 def _read_specs(tasks: Tasks, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the specs of runs by name, without those that cannot be read: such a run, started by itself, reports it.
-    """
+    """Return the specs of runs by name, without those that cannot be read: such a run reports that itself."""
     specs = {}
     for name in names:
         with contextlib.suppress(UserError, OSError):

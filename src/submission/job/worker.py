@@ -96,8 +96,7 @@ class Worker:
     poll_interval: float = _POLL_INTERVAL
 
     def work(self, warm_up: Callable[..., None]) -> int:
-        """Start runs until none is left. Return 0 if all runs of this worker ended, 1 if one failed or it was stopped.
-        """
+        """Start runs until none is left. Return 0 if all runs of this worker ended, 1 if one failed or a stop came."""
         is_parent_alive = process.watch_parent()
         self._warm_up(warm_up)  # a signal ends the worker at once: no run has started yet
         with Waker() as waker:
@@ -365,8 +364,7 @@ class Worker:
         self.queue.extendleft(reversed(units))
 
     def _end_stack(self, child: Child, code: int) -> None:
-        """Note that the process of a stack has ended. If it was killed, what is left of the stack is divided further.
-        """
+        """Note that the process of a stack has ended. After a kill, what is left of the stack is divided further."""
         if child.claimed is None:  # killed while it was measured: its runs may do better one by one
             if not (self.stop_count or self.starts_no_more):
                 self._put_back(child.unit.names, 1, describe_end(code))

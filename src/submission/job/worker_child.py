@@ -106,8 +106,7 @@ def redirect_output(folder: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is a lack of memory, of the machine or of a GPU, or of a process that was killed for it.
-    """
+    """Return whether an error is a lack of memory, of the machine or a GPU, or of a process killed for it."""
     return isinstance(error, MemoryError) or re.search(_OUT_OF_MEMORY, f"{type(error).__name__}: {error}") is not None
 
 

@@ -93,9 +93,7 @@ def _can_pack_base(folder: str, executable: str, stdlib: tuple[str, ...]) -> boo
 
 
 def stamp(folder: str, watched: tuple[str, ...]) -> str:
-    """Return the modification times of the watched files, in seconds, as tools/packed_env.sh compares them; a dash for
-    one that is missing.
-    """
+    """Return the modification times of the watched files, as tools/packed_env.sh compares them; a dash for none."""
     def seconds(name: str) -> str:
         try:
             return str(int(os.stat(os.path.join(folder, name)).st_mtime))

@@ -80,9 +80,7 @@ def _base_entries(environment: Environment) -> Iterator[Entry]:
 
 
 def _adapted(entry: Entry, environment: Environment) -> Entry:
-    """Return an entry so that it works at any path: with relative links, scripts that start the Python beside them, and
-    the Python in the image.
-    """
+    """Return an entry that works at any path: relative links, and scripts that start the Python in the image."""
     folder, name = os.path.split(entry.name)
     if folder == "bin" and environment.packs_base and _INTERPRETER.fullmatch(name):
         return entry._replace(link=f"../{PYTHON}/bin/{os.path.basename(environment.executable)}")
@@ -100,9 +98,7 @@ def _adapted(entry: Entry, environment: Environment) -> Entry:
 
 
 def relocatable_script(content: bytes, environment: Environment) -> bytes | None:
-    """Return a Python script so that it starts the Python in its own folder; None if it starts no Python of the
-    environment.
-    """
+    """Return a script that starts the Python in its own folder; None if it starts none of the environment."""
     for folder in (environment.prefix, environment.folder):
         place = re.escape(os.fsencode(os.path.join(folder, "bin")))
         # the usual first line, or that of pip for paths that are long or have blanks

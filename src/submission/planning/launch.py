@@ -170,9 +170,7 @@ def _environment_options(previous: Mapping[str, Any]) -> tuple[dict[str, Any], l
 
 
 def _runs_by_workers(plan: SubmissionPlan, options: Options) -> bool:
-    """Whether workers share the runs: as requested, for a search, or because a subtest has a number of workers (unless
-    --array).
-    """
+    """Whether workers share the runs: by request, search, or a subtest's number of workers (without --array)."""
     return bool(options.workers or plan.search) or not options.array and any(
         "WORKERS" in spec for spec in plan.points.values())
 

@@ -56,8 +56,7 @@ def _cell(value: Any) -> str:
 
 
 def _abbreviated(values: Sequence[str], width: int) -> str:
-    """Join values with commas; if that is too wide, keep as many as fit, two thirds from the start, one from the end.
-    """
+    """Join values with commas; if that is too wide, as many as fit, two thirds from the start, one from the end."""
     text = ", ".join(values)
     if len(text) <= width:
         return text

@@ -134,9 +134,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def _inspect(remote: Remote, to: str, base: str | None) -> tuple[Platform, str, list[str]]:
-    """Return the remote platform, what is at the path there (none, environment, or other), and which of the programs
-    that unpack images are there.
-    """
+    """Return the remote platform, what is at the path (none, environment or other), and which unpackers are there."""
     path = shlex.quote(to)
     is_environment = " || ".join(f"[ -e {shlex.quote(os.path.join(to, name))} ]" for name in ENVIRONMENT_FILES)
     output = remote.read_shell_output(

@@ -37,9 +37,7 @@ def private_path(folder: str) -> Iterator[str]:
 
 
 def is_plain(name: str) -> bool:
-    """Return whether a name of another machine may be the name of a file here: neither hidden, nor an option, and
-    without control characters.
-    """
+    """Return whether a name is plain: neither hidden, nor an option, and without control characters."""
     return name[:1] not in ("", ".", "-") and name.isprintable() and len(os.fsencode(name)) <= _MAX_NAME
 
 
@@ -84,8 +82,7 @@ def _merge_folder(staging: str, path: str, parent: int, is_left_out: Callable[[s
 
 
 def _move_file(entry: os.DirEntry[str], target: int) -> bool:
-    """Move a file, unless that of the same name is newer. Return False if it is no regular file, or a folder is there.
-    """
+    """Move a file, unless that of the same name is newer. Return False for a folder, or no regular file."""
     staged = entry.stat(follow_symlinks=False)
     if not stat.S_ISREG(staged.st_mode) or staged.st_nlink != 1:
         return False

@@ -116,8 +116,7 @@ def array_of(job: str) -> str:
 
 
 def max_array_size() -> int:
-    """Return the cluster's MaxArraySize, one more than the highest index of an array task; Slurm's default if unknown.
-    """
+    """Return the cluster's MaxArraySize, one more than the highest index of a task; Slurm's default if unknown."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", query(["scontrol", "show", "config"]) or "", re.MULTILINE)
     return int(match[1]) if match else 1001
 

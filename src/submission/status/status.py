@@ -362,9 +362,7 @@ def epochs(row: StatusRow) -> str:
 
 
 def remark(row: StatusRow, start: float | None = None, is_stopped: bool = False) -> str:
-    """Return why a run is in its state. start: when Slurm expects to start its job, in unix seconds; is_stopped: by its
-    search.
-    """
+    """Return why a run is in its state. start: expected, in unix seconds; is_stopped: by its search."""
     if is_stopped:
         return "stopped by its search"
     why = row.why[:100]

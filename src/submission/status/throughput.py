@@ -65,9 +65,7 @@ def _seconds_left(runs: Iterable[Run], open_runs: int, runs_an_hour: float, now:
 
 
 def _durations(runs: Iterable[Run]) -> list[float]:
-    """Return how long the last starts of runs took that ended well, in seconds, in ascending order; of many runs, a
-    sample.
-    """
+    """Return the seconds that the last starts of runs took that ended well, ascending; of many runs, a sample."""
     ended = [run for run in runs if run.state.name in retry_policy.ENDED_WELL and run.files and run.files.attempts]
     durations = []
     for run in ended[::max(1, len(ended) // _MAX_DURATIONS)]:

@@ -52,8 +52,7 @@ class Poller:
         return min(interval, _EARLIEST) if self.slurm.is_outdated else interval
 
     def is_current(self, runs: Iterable[Run]) -> bool:
-        """Return whether the states of runs need no newer answer of Slurm. If they do, the next observation queries it.
-        """
+        """Return whether the states of runs need no newer answer of Slurm; else the next observation queries it."""
         self.slurm.is_due = not self.slurm.was_queried and any(
             run.state.name not in retry_policy.CLOSED for run in runs)
         return not self.slurm.is_due

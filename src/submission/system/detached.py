@@ -24,9 +24,7 @@ LIST_RUNNING = (f"for errand in {FOLDER}/*/; do "
 
 
 def ask(folder: str, question: str) -> str:
-    """Ask the user on the other machine, and return the answer. BatchError if nobody has followed the command for two
-    minutes.
-    """
+    """Ask the user on the other machine. BatchError if nobody has followed the command for two minutes."""
     print(question, end="", flush=True)
     path = os.path.join(folder, QUESTION)
     last = files.read_json(path)

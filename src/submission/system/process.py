@@ -23,8 +23,7 @@ _NOT_INHERITED = ("GRIDIRON_TICKET", DETACHED_COMMAND, ON)
 
 
 def identity() -> dict[str, Any]:
-    """Return the identity of this process: that of identity_of, with slurm_job, restart count and time (unix seconds).
-    """
+    """Return the identity of this process: that of identity_of, with slurm_job, restart count and time."""
     return {**identity_of(os.getpid()), "slurm_job": slurm_environment.job_id(),
             "restart": slurm_environment.restart_count(), "time": time.time()}
 

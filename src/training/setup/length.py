@@ -56,8 +56,7 @@ def steps_to_see(count: int, samples: int, batch_size: int) -> int:
 
 
 def limit_batches(batches: int, limit: float | None) -> int:
-    """Apply a limit to an epoch's number of batches: an int is a number, a float is a fraction, rounded up, at least 1.
-    """
+    """Apply a limit to an epoch's number of batches: an int, or a float, a fraction rounded up, at least 1."""
     if limit is None:
         return batches
     return min(batches, limit) if isinstance(limit, int) else max(1, _ceil(limit * batches))

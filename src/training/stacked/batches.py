@@ -96,8 +96,7 @@ class BatchSource:
             yield from map(StackedBatch, x.index_select(0, rows).unflatten(0, shape), y, self.encode_targets(y))
 
     def _smoothed(self, y: Tensor) -> Tensor:
-        """Smooth labels [steps, 1 or members, n], if a member does. As smooth_labels in src/training/steps/mixing.py.
-        """
+        """Smooth labels [steps, 1 or members, n], if a member does, as smooth_labels in steps/mixing.py."""
         smoothings = [config.label_smoothing for config in self.configs]
         if not any(smoothings):
             return y

@@ -38,9 +38,7 @@ class SeparateLayout:
 
 
 class LinearLayout:
-    """One stacked tensor [members, outputs, features + 1] for weights and biases; without biases its last size is
-    `features`.
-    """
+    """A stacked tensor [members, outputs, features + 1] of weights and biases; [..., features] without biases."""
 
     def __init__(self, model: nn.Linear) -> None:
         self._like, self._outputs, self._features = model.weight.detach(), model.out_features, model.in_features

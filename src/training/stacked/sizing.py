@@ -62,8 +62,7 @@ def choose_size(configs: Sequence[Config], requested: int | None) -> tuple[int, 
 
 
 def refusal(runs: Sequence[TrainingComponents]) -> str | None:
-    """Return why runs cannot be stacked with exact numbers, as found by a trial with two of them; None if they can.
-    """
+    """Return why runs cannot be stacked with exact numbers, as a trial with two of them found; None if they can."""
     run, split = runs[0], runs[0].data.splits.get("train")
     if not isinstance(split, Split):
         return "the samples are read while the runs train"

@@ -27,8 +27,7 @@ class Auroc:
         self._targets.append(target)
 
     def compute(self) -> Tensor:
-        """Return [k] float64; NaN for a class of no sample or of all, and for all classes if an output is not finite.
-        """
+        """Return [k] float64; NaN for a class of no sample or of all, and if an output is not finite."""
         output, target = torch.cat(self._outputs), torch.cat(self._targets)
         if output.device.type == "mps":  # which has no float64
             output, target = output.cpu(), target.cpu()
