@@ -120,6 +120,14 @@ def reject_foreign_link(path: str | os.PathLike[str]) -> None:
                          hint="remove it, or make the link yourself")
 
 
+def list_folder(path: str | os.PathLike[str]) -> list[str]:
+    """Return the names in a folder, in any order; none if there is no folder."""
+    try:
+        return os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Flush renames and creations in `folder` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)

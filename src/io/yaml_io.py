@@ -126,10 +126,6 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return _parse_int(node.value)
-
-
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
     try:
         return _parse_float(node.value)
@@ -162,7 +158,7 @@ for _tag, _pattern, _first in (
     if _tag == "float":  # but not an integer, and not 00.5 or 12:30
         _regexp = re.compile(rf"(?=.*[.eE])(?!-?0[0-9])(?:{_pattern})\Z")
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regexp, list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: _parse_int(node.value))
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 _Loader.add_multi_constructor("!", _construct_tagged)
 
@@ -276,8 +272,8 @@ def dump_value(value: Any) -> str:
         return _dump_float(value)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(dump_value, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_dump_inner_key(key)}: {dump_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, Mapping):  # keys are quoted always, as JSON readers want them
+        return f"{{{', '.join(f'{dump_value(key)}: {dump_value(item)}' for key, item in value.items())}}}"
     if isinstance(value, Tagged):
         return repr(value)
     raise TypeError(f"cannot write a {type(value).__name__} to a flat YAML file")
@@ -290,10 +286,6 @@ def _dump_float(value: float) -> str:
     mantissa, exponent, power = text.partition("e")
     # YAML 1.1 wants a point in the mantissa: 1e-05 is a string there
     return text if not exponent or "." in mantissa else f"{mantissa}.0e{power}"
-
-
-def _dump_inner_key(key: object) -> str:
-    return dump_value(key)  # always quoted if it is a string: JSON readers want that
 
 
 def _dump_key(key: str) -> str:

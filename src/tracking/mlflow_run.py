@@ -285,7 +285,7 @@ def _first_start(folder: str) -> float | None:
 def _commit(batch: str) -> str | None:
     """Return the commit of the batch's last submission."""
     code = os.path.join(batch, run_folder.CODE)
-    for name in sorted(os.listdir(code), reverse=True) if os.path.isdir(code) else ():
+    for name in sorted(files.list_folder(code), reverse=True):
         record = files.read_json(os.path.join(code, name, run_folder.CODE_RECORD))
         commit = record.get("commit") if isinstance(record, dict) else None
         if isinstance(commit, str):

@@ -217,6 +217,6 @@ def _batches(results: str | os.PathLike[str]) -> list[str]:
     folder = os.fspath(results)
     if run_folder.is_batch_folder(folder):
         return [folder]
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    names = sorted(files.list_folder(folder))
     return [path for path in (os.path.join(folder, name) for name in names if name[0] != ".")
             if run_folder.is_batch_folder(path)]

@@ -23,10 +23,7 @@ _LEFTOVER = r"\.(\d\d-\d\d-\d\d-|extension-\d+\.).+\.(tmp|removed)\Z"  # compile
 def find(output_dir: str, name: str) -> list[str]:
     """Return the batches of that name under `output_dir`, oldest first."""
     pattern = re.compile(rf"\d\d-\d\d-\d\d-{re.escape(name)}\Z")
-    try:
-        names = sorted(entry for entry in os.listdir(output_dir) if pattern.match(entry))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    names = sorted(entry for entry in files.list_folder(output_dir) if pattern.match(entry))
     return [path for path in (os.path.join(output_dir, entry) for entry in names) if run_folder.is_batch_folder(path)]
 
 
@@ -44,10 +41,7 @@ def results_folder() -> str:
 
 def all_batches(output_dir: str) -> list[str]:
     """Return every batch under `output_dir`, sorted by name, without those being created or removed."""
-    try:
-        names = sorted(name for name in os.listdir(output_dir) if name[0] != ".")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    names = sorted(name for name in files.list_folder(output_dir) if name[0] != ".")
     return [path for path in (os.path.join(output_dir, name) for name in names) if run_folder.is_batch_folder(path)]
 
 

@@ -233,8 +233,3 @@ def attempt_of_start(run: RunFolder, start: str) -> tuple[int, int, bool] | None
         if record.get("started_by") == start:
             return ticket, number, bool(record.get("how"))
     return None
-
-
-def is_claimed(run: RunFolder, ticket: int) -> bool:
-    """Return whether a process has claimed the run under this ticket."""
-    return ticket in run.claims

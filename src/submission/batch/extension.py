@@ -51,8 +51,7 @@ def job_spec_path(batch: str, extension: Extension | None) -> str:
 
 def _extension_numbers(batch: str) -> list[int]:
     """Return the numbers of the extensions of a batch, in order."""
-    folder = os.path.join(batch, run_folder.SUBMISSIONS)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = files.list_folder(os.path.join(batch, run_folder.SUBMISSIONS))
     return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"extension-([0-9]{1,9})", name)))
 
 

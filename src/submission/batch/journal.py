@@ -217,7 +217,7 @@ class History(Frozen):
 def read_history(batch: str) -> History:
     """Read all journals of a batch. Incomplete and unknown lines are skipped."""
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = files.list_folder(folder)
     history = History(sync_markers=sync_markers.read_all(folder, names))
     for name in sorted(name for name in names if name.endswith(".jsonl")):
         token = name.removesuffix(".jsonl")
@@ -236,7 +236,7 @@ def read_history(batch: str) -> History:
 def code_token(batch: str, name: str, ticket: int | None) -> str | None:
     """Return the folder in code/ of the submission that a run's ticket belongs to; None if none was recorded."""
     folder = os.path.join(batch, run_folder.CODE)
-    tokens = [token for token in (os.listdir(folder) if os.path.isdir(folder) else [])
+    tokens = [token for token in files.list_folder(folder)
               if os.path.exists(os.path.join(folder, token, run_folder.CODE_RECORD))]
     if len(tokens) < 2:
         return next(iter(tokens), None)  # the common case, without parsing journals
@@ -252,7 +252,7 @@ def own_submissions(batch: str) -> dict[str, set[str]]:
     """
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
     submissions: dict[str, set[str]] = {}
-    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+    for name in files.list_folder(folder):
         path = os.path.join(folder, name)
         if name.endswith(".jsonl") and os.geteuid() in (0, os.lstat(path).st_uid):
             submissions[name.removesuffix(".jsonl")] = {
@@ -268,7 +268,7 @@ def read_records(path: str) -> list[dict[str, Any]]:
 def plans_with_mapping(key: str, batch: str) -> list[dict[str, Any]]:
     """Return all plans of a batch if one of them has a mapping under `key`; otherwise none, without parsing any."""
     folder, lines, pattern = os.path.join(batch, run_folder.SUBMISSIONS), [], f'"{key}": {{'.encode()
-    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+    for name in files.list_folder(folder):
         if name.endswith(".jsonl"):
             with contextlib.suppress(OSError), open(files.open_regular(os.path.join(folder, name)), "rb") as file:
                 lines.append(file.readline(files.MAX_RECORDS))

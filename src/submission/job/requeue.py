@@ -155,20 +155,16 @@ def _plan_successor_of_run(folder: str, ticket: int) -> tuple[Submission, str, d
 
 def _submit(call: SbatchCall, journal_file: Journal) -> str:
     """Call sbatch and return the job's id; wait and repeat while a limit is reached. SbatchError if it is refused."""
-    for pause in (*_BACK_OFF, None):
-        journal_file.record_sending(0, client.target_clusters(call.command))
+    from src.submission.slurm import submit
+
+    for pause in _BACK_OFF:
         try:
-            job = client.submit_with_retries(call.command, call.ticket, call.comment)
+            return submit.call_sbatch(0, call, journal_file)
         except client.SbatchError as error:
-            if error.kind != sbatch_messages.AMBIGUOUS:
-                journal_file.record_refusal(0, error.message)
-            if error.kind != sbatch_messages.LIMIT or pause is None:
+            if error.kind != sbatch_messages.LIMIT:
                 raise
             time.sleep(pause)
-        else:
-            journal_file.record_job(0, job)
-            return job
-    raise AssertionError("unreachable")
+    return submit.call_sbatch(0, call, journal_file)
 
 
 def _repeated(plan: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,8 @@ class Worker:
         self.durations = requeue.run_durations(self.tasks) if self.job_end else []
         self.queue.extend(self._units())
         while True:
-            lacks_time = self._lacks_time()
+            # another run would not end before the time limit
+            lacks_time = self.starts_no_more or not requeue.fits_in_time(self.job_end, self.durations)
             while not (is_stopping or lacks_time) and (slot := self._free_slot()) is not None and self.fill_queue():
                 if not self._start(self.queue[0], slot):
                     break
@@ -184,10 +185,6 @@ class Worker:
         # a garbage collection in a child would write into, and so copy, every memory page that it shares with this one
         gc.collect()
         gc.freeze()
-
-    def _lacks_time(self) -> bool:
-        """Return whether another run would not end before the time limit."""
-        return self.starts_no_more or not requeue.fits_in_time(self.job_end, self.durations)
 
     def submit_successor(self) -> None:
         """Submit another worker for the remaining runs, once."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from src import run_folder
 from src.errors import BatchError, shell_command
-from src.submission.batch import claims
 from src.submission.status import retry_policy, states
 from src.submission.system.terminal import count
 
@@ -78,7 +77,7 @@ def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> 
     left_alone: dict[str, list[str]] = {}
     for name, run in runs.items():
         if run.files is not None and run.state.name in submitted_states:
-            keeps_ticket = run.state.name == states.NEW and not claims.is_claimed(run.files, run.ticket)
+            keeps_ticket = run.state.name == states.NEW and run.ticket not in run.files.claims
             to_submit[name] = max(run.ticket, 1) if keeps_ticket else run.ticket + 1  # 0: without a ticket so far
         else:
             left_alone.setdefault(run.state.name, []).append(name)

@@ -227,8 +227,7 @@ def _leaves_canaries(here: str, there: str) -> bool:
 
 def _journals(path: str) -> frozenset[str]:
     """Return the tokens of a batch's submissions."""
-    folder = os.path.join(path, run_folder.SUBMISSIONS)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = files.list_folder(os.path.join(path, run_folder.SUBMISSIONS))
     return frozenset(name.removesuffix(".jsonl") for name in names
                      if name.endswith(".jsonl") and staging.is_plain(name))
 
@@ -236,7 +235,7 @@ def _journals(path: str) -> frozenset[str]:
 def _synced_journals(path: str) -> frozenset[str]:
     """Return the tokens of the submissions that are from other machines."""
     folder = os.path.join(path, run_folder.SUBMISSIONS)
-    markers = sync_markers.read_all(folder, os.listdir(folder) if os.path.isdir(folder) else [])
+    markers = sync_markers.read_all(folder, files.list_folder(folder))
     return frozenset().union(*(marker.journals for marker in markers))
 
 

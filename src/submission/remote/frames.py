@@ -32,7 +32,8 @@ def parse(line: bytes, host: str) -> Frame:
     """Return the frame in a line. RemoteError if it is not one."""
     try:
         frame = json.loads(line.decode())
-        return Frame({stream: _encode(frame[stream]) for stream in _STREAMS if stream in frame},
+        return Frame({stream: frame[stream].encode("utf-8", "surrogateescape")
+                      for stream in _STREAMS if stream in frame},
                      _progress(frame["done"]) if frame.get("done") is not None else None,
                      _number(frame["ask"]) if "ask" in frame else None,
                      _number(frame["exit"], 255) if "exit" in frame else None, frame.get("lost") is True)
@@ -55,10 +56,6 @@ def malformed(host: str) -> RemoteError:
     """Return the error about an answer that is not a frame."""
     return RemoteError("it sent an answer that cannot be parsed", where=host,
                        hint="check that the project there is as new as this one, and that its shell prints nothing")
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _number(value: object, largest: int = _MAX_NUMBER) -> int:

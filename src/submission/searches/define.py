@@ -64,7 +64,7 @@ def define_search(job_spec: JobSpec, options: Options, workers: int,
         space = _with_constants(space, {"TAGS": tags})
     length = _length(space, settings, is_external=bool(command))
     return Search(
-        settings.method, _trials(settings, options, where), _parallel(settings, options, workers),
+        settings.method, _trials(settings, options, where), settings.parallel or workers * fixed_slots(options.slots),
         next(seed for seed in (options.seed, settings.seed, job_spec.seed) if seed is not None), metric, maximize,
         length, space, job_spec.name, tuple(_varying(space)), _early_stop(settings, length, where),
         settings.max_trial_failures)
@@ -132,11 +132,6 @@ def _trials(settings: SearchSettings, options: Options, where: str) -> int:
         raise JobSpecError("a search needs a number of trials", where=where,
                            hint="write run_cap in the sweep file, or pass --samples 60")
     return min(trials, options.max_runs or trials)
-
-
-def _parallel(settings: SearchSettings, options: Options, workers: int) -> int:
-    """Return how many trials there are at a time."""
-    return settings.parallel or workers * fixed_slots(options.slots)
 
 
 def _length(space: Space, settings: SearchSettings, is_external: bool) -> int:

@@ -58,7 +58,7 @@ class CircuitBreaker:
             if how := claims.how_ended(run, ticket):
                 del self._open[name]
                 self._count(name, how, str((run.last_attempt() or {}).get("error") or ""))
-            elif not claims.is_claimed(run, ticket) and (log := run_folder.slurm_log_name(job)) in run.names:
+            elif ticket not in run.claims and (log := run_folder.slurm_log_name(job)) in run.names:
                 suspects[name] = job, run.file(log)
         if suspects and time.monotonic() >= self._next_query:
             self._check_jobs(suspects)

@@ -414,11 +414,7 @@ def usage(since: float, clusters: Collection[str], jobs: Iterable[str] = ()) -> 
 
     clusters: as for squeue; one call for each. On other clusters `;NAME` follows the id of a job. jobs: only these.
     """
-    rows = []
-    by_cluster: dict[str, list[str]] = {}
-    for job in jobs:
-        local, _, cluster = job.partition(";")
-        by_cluster.setdefault(cluster, []).append(local)
+    rows, by_cluster = [], _by_cluster(jobs)
     for cluster in sorted(clusters):
         selection = [f"--jobs={','.join(by_cluster[cluster])}"] if cluster in by_cluster else []
         for identifier, *cells in _sacct_rows(["--units=K", _start_time(since), *selection], USAGE_FIELDS,
@@ -426,6 +422,15 @@ def usage(since: float, clusters: Collection[str], jobs: Iterable[str] = ()) -> 
             job, dot, step = identifier.partition(".")
             rows.append([f"{job}{_suffix(cluster)}{dot}{step}", *cells])
     return rows
+
+
+def _by_cluster(jobs: Iterable[str]) -> dict[str, list[str]]:
+    """Return the ids of jobs on each cluster, without its name; "" for the cluster of this machine."""
+    by_cluster: dict[str, list[str]] = {}
+    for job in jobs:
+        local, _, cluster = job.partition(";")
+        by_cluster.setdefault(cluster, []).append(local)
+    return by_cluster
 
 
 def requeue(job: str) -> str | None:
@@ -449,12 +454,8 @@ def scancel(jobs: Iterable[str]) -> list[str]:
 
     SlurmError with the message of scancel if it refuses any other; the rest is cancelled nevertheless.
     """
-    by_cluster: dict[str, list[str]] = {}
-    for job in jobs:
-        local, _, cluster = job.partition(";")
-        by_cluster.setdefault(cluster, []).append(local)
     gone, refusals = [], []
-    for cluster, local_ids in by_cluster.items():
+    for cluster, local_ids in _by_cluster(jobs).items():
         answer = _call(["scancel", *_cluster_option(cluster), *local_ids], env=_query_environment(cluster))
         errors = [line for line in answer.stderr.splitlines() if line.strip()] if answer.returncode else []
         for line in errors:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from src import run_folder
 from src.errors import SlurmError
 from src.frozen import Frozen
+from src.io import files
 from src.submission.batch import journal
 from src.submission.slurm import client
 
@@ -65,14 +66,10 @@ def count_queued(batch: str, queue: client.Queue) -> int | None:
     if not queue.answered:
         return None
     tokens = {name.removesuffix(".jsonl") for folder in (batch, os.path.join(batch, run_folder.CANARY))
-              for name in _list_folder(os.path.join(folder, run_folder.SUBMISSIONS))}
+              for name in files.list_folder(os.path.join(folder, run_folder.SUBMISSIONS))}
     return sum(job.comment.startswith(journal.COMMENT_PREFIX)
                and job.comment.removeprefix(journal.COMMENT_PREFIX).rpartition("-")[0] in tokens
                for job in queue.jobs.values())
-
-
-def _list_folder(folder: str) -> list[str]:
-    return os.listdir(folder) if os.path.isdir(folder) else []
 
 
 class Limit(Frozen):

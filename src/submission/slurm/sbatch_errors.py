@@ -36,10 +36,6 @@ def _largest_nodes() -> str:
                      for cpus, memory, gres in sorted(largest, reverse=True)[:5])
 
 
-def _array_size() -> str:
-    return f"tasks below {client.max_array_size()}"
-
-
 # Permanent errors, first match: a part of the message, the advice, and a function that returns the accepted values.
 _PERMANENT: tuple[tuple[str, str, Callable[[], str] | None], ...] = (
     ("configuration source", "this machine has sbatch but belongs to no cluster (there is no slurm.conf): log in to "
@@ -53,7 +49,8 @@ _PERMANENT: tuple[tuple[str, str, Callable[[], str] | None], ...] = (
      _associations("account,qos")),
     ("account", "choose one of your accounts", _associations("account")),
     ("qos", "choose a QOS that you may use", _associations("qos")),
-    ("array specification", "remove `array` from the options of sbatch: --array makes arrays of runs", _array_size),
+    ("array specification", "remove `array` from the options of sbatch: --array makes arrays of runs",
+     lambda: f"tasks below {client.max_array_size()}"),
     ("dos line breaks", "convert the script with `sed -i 's/\\r$//' SCRIPT`", None),
     ("does not look like a batch script", "begin the script with the line `#!/bin/bash`", None),
     ("time limit", "request less time, or a partition that allows it",

@@ -360,20 +360,29 @@ def submit_all(submission: Submission, journal: Journal, resume_command: str, li
 def _submit(unit: int, call: SbatchCall, journal: Journal, limiter: QueueLimiter, where: str,
             resume_command: str) -> str | None:
     """Submit a unit. Return the id of its Slurm job; None after waiting because a limit of the cluster was reached."""
-    journal.record_sending(unit, client.target_clusters(call.command))
     try:
-        job = client.submit_with_retries(call.command, call.ticket, call.comment)
+        job = call_sbatch(unit, call, journal)
     except client.SbatchError as error:
-        if error.kind != sbatch_messages.AMBIGUOUS:
-            journal.record_refusal(unit, error.message)
         if error.kind == sbatch_messages.LIMIT and limiter.should_wait:
             limiter.back_off()
             return None
         from src.submission.slurm import sbatch_errors
 
         raise sbatch_errors.explain(error, where, f"`{resume_command}` continues where it stopped") from None
-    journal.record_job(unit, job)
     limiter.submitted(call.tasks)
+    return job
+
+
+def call_sbatch(unit: int, call: SbatchCall, journal: Journal) -> str:
+    """Submit a unit, and record that with the answer. Return the id of its Slurm job. SbatchError if it is refused."""
+    journal.record_sending(unit, client.target_clusters(call.command))
+    try:
+        job = client.submit_with_retries(call.command, call.ticket, call.comment)
+    except client.SbatchError as error:
+        if error.kind != sbatch_messages.AMBIGUOUS:
+            journal.record_refusal(unit, error.message)
+        raise
+    journal.record_job(unit, job)
     return job
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 from src import run_folder
 from src.errors import one_line
-from src.submission.batch import claims
 from src.submission.batch.journal import History
 from src.submission.status import failures, states
 from src.submission.status.observation import Observation, Run
@@ -70,7 +69,7 @@ def with_canaries(observation: Observation, canaries: Mapping[str, Run]) -> Obse
 
 
 def _never_started(run: Run, queue_answered: bool) -> bool:
-    if run.files is None or claims.is_claimed(run.files, run.ticket):
+    if run.files is None or run.ticket in run.files.claims:
         return False
     return run.state.name in _NEVER_STARTED or run.state.name == states.UNKNOWN and queue_answered
 

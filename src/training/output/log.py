@@ -78,11 +78,7 @@ def _exclude_runs_from_default_sink() -> None:
     """Keep a run's lines out of loguru's default sink on stderr, number 0, unless it has been replaced."""
     with contextlib.suppress(ValueError):  # it has been replaced
         logger.remove(0)
-        logger.add(sys.stderr, filter=_is_outside_runs)
-
-
-def _is_outside_runs(record: Record) -> bool:
-    return _KEY not in record["extra"]
+        logger.add(sys.stderr, filter=lambda record: _KEY not in record["extra"])
 
 
 class Progress:
