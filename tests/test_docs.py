@@ -110,6 +110,22 @@ def test_links_have_a_target(page: Path) -> None:
             assert anchor in map(slug, headings), target
 
 
+def test_table_of_changes_names_files_and_what_is_in_them() -> None:
+    table = prose(ROOT / "docs" / "architecture.md").partition("## Where to change what")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`([^`]+)`", row) for row in table.splitlines() if row.startswith("|")]
+    assert len(rows) > 40
+    for codes in rows:
+        files: list[Path] = []
+        for code in filter(re.compile(r"[\w./*-]+\.(py|js|md|sh|yaml)").fullmatch, codes):
+            beside = [folder for file in files for folder in (file.parent, file.parent.parent)]
+            found = next(filter(None, (sorted(folder.glob(code)) for folder in (ROOT, *beside))), [])
+            assert found, f"{code} of the row with {codes[0]}"
+            files += found
+        text = "\n".join(file.read_text("utf-8") for file in files)
+        for name in filter(re.compile(r"[a-z_]*[A-Z_]\w*").fullmatch, codes):
+            assert re.search(rf"\b{name}\b", text), f"{name} of the row with {codes[0]}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
 def test_files_and_options_in_backticks_exist(page: Path) -> None:
     known = set(OTHER_OPTIONS)

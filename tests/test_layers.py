@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -218,3 +219,5 @@ def test_every_folder_says_what_it_is_for() -> None:
         lines = [line for line in text.splitlines() if line]
         assert 2 <= len(lines) <= 5, f"{path}: what the folder is for, what may import it, and where to begin"
         assert "import" in text and "begin" in text.lower(), path
+        for name in re.findall(r"`(\w+\.py)`", text):
+            assert (path.parent / name).exists(), f"{path}: {name}"

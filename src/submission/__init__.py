@@ -1,6 +1,6 @@
 """A job spec becomes a grid, run folders, and Slurm jobs or local workers. Never loads torch, numpy or pandas.
 
-The entry points and src/commands import it; src/training, src/tracking and src/analysis do not. From the bottom up:
-`system`, `spec`, `batch`, `slurm`, `status`, `job`, `planning`, `execution`; beside them `remote` and `doctor`. Begin
-with submit_multiple.py, which calls them in order.
+The entry points, src/commands and src/terminal import it; training, trackers and analysis do not. From the bottom up:
+`system`, `spec`, `batch`, `storage`, `slurm`, `usage`, `slots`, `status`, `searches`, `job`, `planning`, `execution`;
+beside them `packing`, `remote`, `doctor`, `setup`. Begin with submit_multiple.py, which calls them in order.
 """

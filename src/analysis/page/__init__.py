@@ -1,4 +1,5 @@
 """The page about batches: a document of plain values, built from results, that a browser shows.
 
-src/analysis and the commands may import it. Begin with `document.py`.
+src/analysis, src/dashboard and the commands import it; it imports the other folders of src/analysis. Begin with
+`document.py`.
 """

@@ -1,4 +1,4 @@
 """From a job spec to a search: its space, its definition, and what a dry run prints of it.
 
-The folders below it, planning and execution, may import it. Begin with `define.py`.
+`job`, `planning`, `execution` and the commands may import it; it imports `system` to `usage`. Begin with `define.py`.
 """
