@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from src.checks import config_rules, patterns, registered_names
-from src.errors import ConfigError, did_you_mean
+from src.errors import ConfigError, did_you_mean, listed
 from src.frozen import Frozen, field
 
 BOOKKEEPING = ("TAGS", "SUBTESTS")  # keys that say where a grid point belongs
@@ -409,7 +409,6 @@ _OTHER_NAMES = {
     **dict.fromkeys(("dropout", "num_classes", "hidden_dim"), "model_kwargs, if the model has such an option")}
 
 
-_MAX_OTHERS = 3  # mistakes that are named after the first one
 
 
 def _check_value(key: str, value: Any) -> None:
@@ -485,6 +484,5 @@ def _add_other_mistakes(error: ConfigError, spec: Mapping[str, Any]) -> None:
                 hint = f", {other.hint}" if other.hint else ""
                 others.append(f"{f'{other.where}: ' if other.where else ''}{other.what}{hint}")
     if others:
-        more = f" and {len(others) - _MAX_OTHERS} more" if len(others) > _MAX_OTHERS else ""
-        also = f"also wrong: {' and '.join(others[:_MAX_OTHERS])}{more}"
+        also = f"also wrong: {listed(others, 3, ' and ')}"
         error.hint = f"{error.hint}{' ' if error.hint.endswith('?') else '; '}{also}" if error.hint else also

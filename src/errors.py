@@ -4,7 +4,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 ON = "GRIDIRON_ON"  # set in a command that was started with --on HOST: the user's name of this machine
 
@@ -91,6 +91,12 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", suffix: str 
     """
     match = nearest(name, known, cutoff)
     return f"did you mean '{prefix}{match}{suffix}'?" if match not in (None, name) else None
+
+
+def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Return the first `most` names in one text, and how many there are beyond: `a, b, c and 4 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
 
 
 def shell_command(*words: str) -> str:

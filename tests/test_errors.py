@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.errors import UserError, did_you_mean, exits_on_user_error, nearest, one_line, shell_command
+from src.errors import UserError, did_you_mean, exits_on_user_error, listed, nearest, one_line, shell_command
 
 
 def test_all_parts_stand_in_one_sentence() -> None:
@@ -44,3 +44,8 @@ def test_an_entry_point_exits_with_2_and_one_line(capsys: pytest.CaptureFixture[
 def test_one_line_and_commands() -> None:
     assert one_line("é\t'x'") == "é\\t'x'"
     assert shell_command("python", "a b", "$(c)") == "python 'a b' '$(c)'"
+
+
+def test_listed_counts_what_it_does_not_name() -> None:
+    assert listed(["a", "b"], 2) == "a, b"
+    assert listed(["a", "b", "c"], 1, " and ") == "a and 2 more"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src import run_folder
+from src.errors import listed
 from src.io import deletion, files, records
 from src.io.secrets import redact, secret_values
 from src.run_folder import RunFolder
@@ -22,7 +23,6 @@ CODE_SUFFIXES = frozenset(
 DATA_SUFFIXES = frozenset(".yaml .yml .toml .cfg .ini .json".split())  # of settings that a program may read
 _MAX_FILE = 2**20  # bytes; a larger file is not hashed
 _JOB_SPECS = "jobs/"  # no code: a run reads its own copy
-_MAX_NAMED = 3  # files in a message
 
 
 _FORMS: records.Forms = {"code": records.is_text, "files": records.mapping_of(
@@ -139,9 +139,7 @@ def project_folder() -> str:
 
 def change_message(names: Iterable[str]) -> str:
     """Return `code changed since submission: train.py, src/models/vgg.py and 2 more`."""
-    names = list(names)
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return f"code changed since submission: {', '.join(names[:_MAX_NAMED])}{more}"
+    return f"code changed since submission: {listed(list(names), 3)}"
 
 
 def warnings(facts: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from src import metrics
 from src.commands.command_output import Output
 from src.commands.common import PROJECT, page_rows
-from src.errors import BatchError
+from src.errors import BatchError, listed
 from src.submission.batch import batch_folder
 from src.submission.planning.command_line import positive
 from src.submission.status import run_lookup
@@ -178,8 +178,7 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
                     else ["the settings that both have are the same"])]
     for group, names in (("before", comparison.only_before), ("after", comparison.only_after)):
         if names:
-            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            lines.append(f"only {group}: {', '.join(names[:6])}{more}")
+            lines.append(f"only {group}: {listed(names, 6)}")
     shared = comparison.settings + comparison.lost_settings
     settings = f"{comparison.settings} of {shared} settings" if comparison.lost_settings else count(shared, "setting")
     lines += ["", f"change of each metric: last values, mean over {settings} that both have"

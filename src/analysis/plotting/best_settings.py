@@ -10,8 +10,7 @@ from src import metrics
 from src.analysis.plotting.figure_layout import common_label, count, describe_metric, format_value
 from src.analysis.plotting.table_figures import format_intervals, format_means
 from src.analysis.tables import tables
-
-_MAX_NAMES = 5  # runs that do not count, by reason
+from src.errors import listed
 
 
 class BestSettings(NamedTuple):
@@ -67,6 +66,5 @@ def to_text(best: BestSettings) -> pd.DataFrame:
 
 def name_uncounted(best: BestSettings) -> list[str]:
     """Return a line for each reason why runs do not count, with the names of some of them."""
-    return [f"not counted, {reason} ({count(len(names), 'run')}): {', '.join(names[:_MAX_NAMES])}"
-            f"{f' and {len(names) - _MAX_NAMES} more' if len(names) > _MAX_NAMES else ''}"
+    return [f"not counted, {reason} ({count(len(names), 'run')}): {listed(names, 5)}"
             for reason, names in best.uncounted.items()]

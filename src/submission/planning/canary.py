@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from src import config, run_folder
-from src.errors import BatchError, JobSpecError, shell_command
+from src.errors import BatchError, JobSpecError, listed, shell_command
 from src.frozen import Frozen
 from src.submission.planning.tickets import Tickets, new_run, next_tickets, retry_command
 from src.submission.slurm.submit import SlurmOptions, Submission, SubmissionContext, plan_single_jobs
@@ -21,7 +21,6 @@ from src.submission.system.terminal import count
 
 JOB_PLACEHOLDER = "JOB_OF_"  # in a command, before the name of a canary: stands for its Slurm job
 HELD_BACK = "held back by a canary"  # reason to leave a run alone
-_MAX_LISTED = 6  # canaries that a line names
 
 # keys of a spec that a canary does without
 _DROPPED = frozenset((*config.BOOKKEEPING, "WORKERS", *config.OUTPUT_FIELDS))
@@ -194,8 +193,7 @@ def _labels(points: Mapping[str, Mapping[str, Any]], by_batch_size: bool) -> dic
 
 
 def _submission_line(labels: list[str]) -> str:
-    more = f" and {len(labels) - _MAX_LISTED} more" if len(labels) > _MAX_LISTED else ""
-    return f"canary     {count(len(labels), 'run')} of one epoch first: {', '.join(labels[:_MAX_LISTED])}{more}"
+    return f"canary     {count(len(labels), 'run')} of one epoch first: {listed(labels, 6)}"
 
 
 def canary_token(token: str) -> str:

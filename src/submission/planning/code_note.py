@@ -4,13 +4,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from src import run_folder
+from src.errors import listed
 from src.submission.status import retry_policy
 from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
     from src.submission.status.observation import Observation
 
-_MAX_NAMED = 3  # files in the line
 
 
 def code_lines(project: str, observation: Observation) -> list[str]:
@@ -27,5 +27,4 @@ def code_lines(project: str, observation: Observation) -> list[str]:
     if not names:
         return []
     of_all = f"the {count(number, 'done run')}" if number == len(done) else f"{number} of {len(done)} done runs"
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return [f"code       differs from that of {of_all}: {', '.join(names[:_MAX_NAMED])}{more}"]
+    return [f"code       differs from that of {of_all}: {listed(names, 3)}"]

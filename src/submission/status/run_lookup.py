@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from src import run_folder
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, listed, shell_command
 from src.io import files, yaml_io
 from src.submission.batch import batch_folder, claims, journal
 from src.submission.batch.journal import WORKERS, Units
@@ -16,7 +16,6 @@ from src.submission.batch.journal import WORKERS, Units
 ACCEPTED_FORMS = ("a run's folder, its name, BATCH:12 or JOB_SPEC:12 (or 12 in the newest batch), its Slurm job id "
                   "(123 or 123_4), or a batch of one run")
 NO_RUN = "no such run"
-_MAX_LISTED = 10  # candidates in a message
 
 
 def find_run(name: str, results: str) -> str:
@@ -36,9 +35,7 @@ def find_run(name: str, results: str) -> str:
         raise BatchError(NO_RUN, where=name, allowed=ACCEPTED_FORMS,
                          hint=f"`{shell_command('python', 'experiments.py', 'status')}` lists them")
     if len(runs) > 1:
-        more = f" and {len(runs) - _MAX_LISTED} more" if len(runs) > _MAX_LISTED else ""
-        raise BatchError(f"{len(runs)} runs match", where=name, allowed=", ".join(runs[:_MAX_LISTED]) + more,
-                         hint="give the folder of one")
+        raise BatchError(f"{len(runs)} runs match", where=name, allowed=listed(runs, 10), hint="give the folder of one")
     return runs[0]
 
 

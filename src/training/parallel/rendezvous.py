@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from src.errors import BatchError
+from src.errors import BatchError, listed
 from src.io import files, slurm_environment
 
 TIMEOUT = timedelta(minutes=30)  # another process may have to download the data first
@@ -60,8 +60,7 @@ class _Wait:
 
     def _report(self, missing: Sequence[int], purpose: str, is_over: bool) -> None:
         """Print who is waited for, or raise BatchError if the wait is over."""
-        names = f"{'ranks' if len(missing) > 1 else 'rank'} {', '.join(map(str, missing[:8]))}" + (
-            f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        names = f"{'ranks' if len(missing) > 1 else 'rank'} {listed([*map(str, missing)], 8)}"
         if is_over:
             raise BatchError(f"{names} of {self._info.size} processes did not {purpose} in {TIMEOUT.seconds // 60} "
                              "minutes", where=self._info.rendezvous_folder or "", hint="see their logs for the reason")
