@@ -1,7 +1,8 @@
-"""Start-up time: a dry run compared with `import yaml`, train.py compared with `import torch`."""
+"""Start-up: a dry run and `status` compared with `import yaml`, train.py compared with `import torch`."""
 from __future__ import annotations
 
 import os
+import pty
 import random
 import statistics
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.terminal import live_batch
 
 # a run of linear-classifier-example, on a small data set of the same shape
 SHORT_RUN = """\
@@ -34,8 +37,11 @@ def measure() -> list[tuple[str, float, float | None]]:
         Path(folder, "toy").write_text(toy(10_000, 54))
         dry = [sys.executable, "submit_multiple.py", "jobs/linear-classifier-example.yaml", "-s", "submit_cpu.sh", "-d",
                "--output-dir", f"{folder}/results"]
+        status = [sys.executable, "experiments.py", "status", str(live_batch.make(folder, 12))]
         return [
             _row("dry run of 108 points", dry, "import yaml", 2.4, turns=15),
+            _row("status of 12 runs", status, "import yaml", 2.8, turns=15),
+            _modules_row("status of 12 runs on a terminal", status, "import yaml", 2.5),
             _row("train.py on a short linear run", [sys.executable, "train.py", str(spec)], "import torch", 2.5,
                  turns=5, remove=f"{folder}/run"),
         ]
@@ -59,6 +65,22 @@ def _row(label: str, command: list[str], bare: str, limit: float, turns: int,
         pairs.append((_seconds(command), _seconds([sys.executable, "-c", bare])))
     ours, theirs = (statistics.median(seconds) for seconds in zip(*pairs[1:], strict=True))  # the first turn warms up
     return f'{label} / `python -c "{bare}"` ({1e3 * theirs:.0f} ms)', ours / theirs, limit
+
+
+def _modules_row(label: str, command: list[str], bare: str, limit: float) -> tuple[str, float, float | None]:
+    """Compare numbers of modules, which do not depend on the load of the machine."""
+    theirs = _modules([sys.executable, "-c", bare])
+    return f'modules imported by {label} / by `python -c "{bare}"` ({theirs})', _modules(command) / theirs, limit
+
+
+def _modules(command: list[str]) -> int:
+    """Return how many modules a Python command imports whose standard output is a terminal."""
+    master, slave = pty.openpty()  # holds the few lines that are printed
+    answer = subprocess.run([command[0], "-X", "importtime", *command[1:]], check=True, stdout=slave, text=True,
+                            stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm"})
+    os.close(slave)
+    os.close(master)
+    return sum(line.startswith("import time:") for line in answer.stderr.splitlines()) - 1  # one is the title
 
 
 def _seconds(command: list[str]) -> float:

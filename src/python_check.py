@@ -5,6 +5,7 @@ All that is imported before must be valid in Python 3.7.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 
@@ -19,10 +20,18 @@ def _problem() -> str:
     return "" if importlib.util.find_spec("yaml") else "lacks the project's packages"
 
 
-if _problem():
-    _steps = ["`source .venv/bin/activate`"]
+def _end(problem: str) -> None:
+    steps = ["`source .venv/bin/activate`"]
     if not os.path.exists(os.path.join(_PROJECT, ".venv", "bin", "python")):
-        _steps.insert(0, "`make environment`")
-    print("error: Python {}.{} ({}) {}; in {}, run {}".format(
-        *sys.version_info[:2], sys.executable, _problem(), _PROJECT, ", then ".join(_steps)), file=sys.stderr)
+        steps.insert(0, "`make environment`")
+    error = "Python {}.{} {}".format(*sys.version_info[:2], problem)
+    hint = "in {}, run {}".format(_PROJECT, ", then ".join(steps))
+    if "--json" in sys.argv:
+        print(json.dumps({"error": error, "where": sys.executable, "allowed": [], "hint": hint}))
+    else:
+        print(f"error: {sys.executable}: {error}; {hint}", file=sys.stderr)
     sys.exit(2)
+
+
+if _problem():
+    _end(_problem())

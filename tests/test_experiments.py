@@ -216,8 +216,15 @@ def test_unsuitable_python_ends_with_one_line_that_names_the_environment(program
     answer = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False, text=True, capture_output=True)
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.count("\n") == 1
-    assert f"({sys.executable}) {problem}; in {ROOT}, run `" in answer.stderr
+    assert answer.stderr.startswith(f"error: {sys.executable}: Python 3.")
+    assert f" {problem}; in {ROOT}, run `" in answer.stderr
     assert answer.stderr.endswith("`source .venv/bin/activate`\n")
+    answer = subprocess.run([sys.executable, *arguments, "--json"], cwd=ROOT, check=False, text=True,
+                            capture_output=True)
+    document = json.loads(answer.stdout)
+    assert (answer.returncode, answer.stderr, document["where"]) == (2, "", sys.executable)
+    assert document["error"].endswith(problem)
+    assert document["hint"].endswith("`source .venv/bin/activate`")
 
 
 @pytest.mark.parametrize("name", ["logs", "compare", "query"])

@@ -15,13 +15,14 @@ from src.submission.batch import batch_folder
 from src.submission.setup import files_to_write, scripts, storage, trial_run
 from src.submission.setup.scripts import Script
 from src.submission.setup.site import Partition, Site, read_site
-from src.submission.slurm import client
+from src.submission.slurm import client, directives
 from src.submission.system.terminal import ask, format_duration, is_terminal, table
 
 if TYPE_CHECKING:
     from src.commands import documents
 
 _CPU_TEMPLATE, _GPU_TEMPLATE = "submit_cpu.sh", "submit_2080.sh"
+_TEST_LIMIT = 900  # seconds
 _MEMORY_WORDS = ("memory", "--mem")  # in a message of sbatch that refuses a script because of its memory
 
 Choose = Callable[[str, Sequence[tuple[str, str]]], str]  # question, and choices with what they are → a choice
@@ -167,7 +168,7 @@ def _link_folders(choose: Choose) -> tuple[dict[str, str], list[str]]:
 
 
 def _test(site: Site | None, patience: float) -> trial_run.TrialRun:
-    where = ["--local"] if site is None else ["-s", _CPU_TEMPLATE, "--sbatch", "time=00:05:00"]
+    where = ["--local"] if site is None else ["-s", _CPU_TEMPLATE, "--sbatch", f"time={_test_limit()}"]
     print("test  one run of some seconds", *where, flush=True)
     results = os.path.join(batch_folder.results_folder(), "setup")
     if not is_terminal():
@@ -177,6 +178,14 @@ def _test(site: Site | None, patience: float) -> trial_run.TrialRun:
     with footer.Footer() as line:
         return trial_run.submit_and_wait(PROJECT, results, where, patience,
                                          lambda run: line.show(*footer.of_run(run)))
+
+
+def _test_limit() -> str:
+    """Return the time limit of the test run: short, so that it starts soon, and enough to load libraries from a slow
+    disk.
+    """
+    own = directives.effective(files.read_text(os.path.join(PROJECT, _CPU_TEMPLATE)) or "").get("time", "")
+    return directives.format_time(min(_TEST_LIMIT, directives.parse_time(own) or _TEST_LIMIT))
 
 
 def _closing_lines(where: str, run: trial_run.TrialRun | None) -> list[str]:

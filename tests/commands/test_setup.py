@@ -123,6 +123,13 @@ def test_setup_on_another_site(site: str, slurm: Slurm, fork: Path) -> None:
         subprocess.run([ROOT / "tests/cluster/down.sh", folder], check=True)
 
 
+@pytest.mark.parametrize(("line", "limit"), [
+    ("#SBATCH --time=03:00:00\n", "00:15:00"), ("#SBATCH --time=10\n", "00:10:00"), ("", "00:15:00")])
+def test_limit_of_the_test_run_is_not_above_that_of_the_script(line: str, limit: str, fork: Path) -> None:
+    (fork / "submit_cpu.sh").write_text(f"#!/bin/bash\n{line}exec true\n")
+    assert setting_up._test_limit() == limit
+
+
 def test_json_needs_yes(capsys: pytest.CaptureFixture[str]) -> None:
     assert experiments.main(["setup", "--json"]) == 2
     assert "--yes" in json.loads(capsys.readouterr().out)["hint"]

@@ -38,19 +38,23 @@ def _search_lines(search: Sequence[str]) -> list[str]:
 
 
 def _counts(batch: Batch, columns: int) -> list[Text]:
-    """The bar, and how many runs are in each state: beside it, or below it where that is too wide."""
+    """The bar, and how many runs are in each state: beside it, or below it, on as many lines as that takes."""
     total = sum(number for state, number in batch.counts.items() if state != states.DELETED)
     ended = sum(number for state, number in batch.counts.items() if state in _PARTS[0][1])
     done = Text(f" {ended:,}/{total:,} runs ", colors.BOLD)
-    numbers = Text()
-    for state in sorted(batch.counts, key=urgency):
-        numbers.append(f"  {batch.counts[state]:,} ").append(states.shown(state), colors.of_state(state))
+    numbers = [Text(f"  {batch.counts[state]:,} ").append(states.shown(state), colors.of_state(state))
+               for state in sorted(batch.counts, key=urgency)]
     parts = [(sum(batch.counts.get(state, 0) for state in members), character, style)
              for character, members, style in _PARTS]
-    space = columns - done.cell_len - numbers.cell_len
+    space = columns - done.cell_len - sum(number.cell_len for number in numbers)
     if space >= _MIN_BAR:
-        return [bar(parts, total, min(_MAX_BAR, space)).append_text(done).append_text(numbers)]
-    return [bar(parts, total, min(_MAX_BAR, columns - done.cell_len)).append_text(done), numbers]
+        return [Text().join([bar(parts, total, min(_MAX_BAR, space)), done, *numbers])]
+    lines = [bar(parts, total, min(_MAX_BAR, columns - done.cell_len)).append_text(done), Text()]
+    for number in numbers:
+        if lines[-1].cell_len + number.cell_len > columns:
+            lines.append(Text())
+        lines[-1].append_text(number)
+    return lines
 
 
 def bar(parts: Sequence[tuple[int, str, str]], total: int, width: int) -> Text:
