@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from src.errors import BatchError
 from src.submission.batch import batch_folder, claims
 from src.submission.job import attempt
 from src.submission.system import process
+from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project, project
 
-__all__ = ["project"]  # fixture
+__all__ = ["fake_slurm", "project"]  # fixtures
 
 
 @pytest.fixture
@@ -127,6 +129,22 @@ def test_archived_runs_are_never_started_again(project: Project, batch: Path, co
     assert attempt.main(["--fresh", spec], train=lambda *_: "completed", warm_up=lambda _: None) == 2
     assert "this run is archived, and cannot be started" in capsys.readouterr().err
     assert names(batch) == []
+
+
+def test_slurm_starts_an_archived_run_that_failed(project: Project, fake_slurm: FakeSlurm, commands: Commands) -> None:
+    project.write_spec("[8, 13]")
+    (project.folder / "s.sh").write_text(f'#!/bin/bash\nexec {sys.executable} train.py "$@"\n')
+    assert project.submit(project.spec, "-s", "s.sh", "-y", "--set", "base_lr=0.1") == 0
+    fake_slurm.run_all()
+    for path in project.batch.glob("*/*"):
+        os.utime(path, (1e9, 1e9))
+    assert "2 runs archived" in commands.run("archive", project.batch) and names(project.batch) == []
+    (project.batch / "mended").write_text("")
+    assert project.submit("-r", project.batch, "-y") == 0
+    assert names(project.batch) == run_folder.run_names(project.batch)[1:]
+    fake_slurm.run_all()
+    states = [run["state"] for run in json.loads(commands.run("status", project.batch, "--json"))[0]["runs"]]
+    assert project.executed() == [1] and states == ["done", "done"]
 
 
 def test_an_archived_run_is_deleted(project: Project, batch: Path, commands: Commands) -> None:
