@@ -58,7 +58,9 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> list[nbformat.Notebook
     with tempfile.TemporaryDirectory() as sockets:  # that only this user can reach
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
         resources = {"metadata": {"path": str(folder)}}
-        nbclient.NotebookClient(notebook, km=kernel, timeout=300, resources=resources).execute()
+        client = nbclient.NotebookClient(notebook, km=kernel, timeout=300, resources=resources)
+        client.owns_km = True  # so that it ends the kernel
+        client.execute()
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
