@@ -79,7 +79,17 @@ def _last_end(run: RunFolder, is_dead: IsDead | None) -> str | None:
         holder = last.get("who") or run.claim(newest)
     else:
         holder = run.claim(newest)
-    return _LOST if holder and is_dead is not None and is_dead(run, holder) else None
+    return _LOST if holder and is_dead is not None and is_dead(run, holder) and not _is_outdated(run) else None
+
+
+def _is_outdated(run: RunFolder) -> bool:
+    """Return whether the run has ended, or its newest ticket has another attempt, though the listing does not show it:
+    a network file system may list names late, but looks a single name up on its server.
+    """
+    newest = run.claims[-1]
+    following = 1 + max((number for ticket, number in run.attempts if ticket == newest), default=-1)
+    return any(run_files.exists(run.path, name)
+               for name in (run_folder.DONE, run_folder.attempt_name(newest, following)))
 
 
 def _free_ticket(run: RunFolder, ticket: int) -> int | None:

@@ -19,6 +19,7 @@ from src.errors import BatchError
 from src.search import decide, decision
 from src.search.decide import Finished, Start, Wait
 from src.search.definition import EarlyStop
+from src.submission.system import process
 from tests.conftest import ROOT
 from tests.search import worker
 from tests.search.worker import check, execute, history_of, make_batch, name_run, step
@@ -106,6 +107,28 @@ def test_workers_that_list_folders_late(tmp_path: Path) -> None:
     assert [process.wait() for process in processes] == [0] * 3
     check(batch)
     assert run_counts(batch) == {1}
+
+
+@pytest.mark.parametrize(("hidden", "shown"), [("attempt-2-0.json", None), ("attempt-2-1.json", "attempt-2-0.json"),
+                                                ("done", "attempt-2-0.json")])
+def test_a_trial_whose_end_is_listed_late_is_neither_lost_nor_failed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str, shown: str | None) -> None:
+    """Its process is gone, and the listing of its folder lacks the last file."""
+    batch = make_batch(tmp_path / "b", trials=1, early_stop=None)
+    first = start(history_of(batch))
+    execute(first, 9, "preempted")
+    folder, who = Path(first.folder), {"who": process.identity()}
+    (folder / "claim-2").write_text(json.dumps(process.identity()))
+    if shown:
+        (folder / shown).write_text(json.dumps(who))
+    (folder / hidden).write_text("completed" if hidden == "done" else json.dumps({**who, "how": "preempted"}))
+    history, list_names = history_of(batch, grace=0.0), os.listdir
+    history._is_dead = lambda *_: True
+    with monkeypatch.context() as late:
+        late.setattr(os, "listdir", lambda path: [name for name in list_names(path) if name != hidden])
+        assert isinstance(step(history), Wait)
+    action = step(history)
+    assert action == Finished() if hidden == "done" else isinstance(action, Start) and action.ticket == 3
 
 
 def run_counts(batch: str) -> set[int]:

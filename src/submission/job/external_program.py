@@ -88,12 +88,14 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     if it exits with 75 requeued, or paused after an epoch at which it was to pause.
 
     check: as in train; if it raises, the program is ended. time_is_short: once it returns True, send USR1 to the
-    program if it handles that signal. pause_after: send USR1 once its stats.csv has this epoch. CommandFailed, with the
-    error that the program printed, if it exits otherwise.
+    program if it handles that signal. pause_after: send USR1 once its stats.csv has this epoch, and do not start it if
+    the file has it already. CommandFailed, with the error that the program printed, if it exits otherwise.
     """
     command, working_dir = resolve_command(spec, folder)
     environment = _environment(folder, working_dir)
     check()
+    if _has_reached(folder, pause_after):
+        return run_folder.PAUSED  # the start before was killed before it recorded that, or a listing showed that late
     write_parameters(spec["COMMAND"], spec, folder)
     facts, start = gather_facts(command, folder, spec["COMMAND"]), time.monotonic()
     files.write_json(os.path.join(folder, run_folder.FACTS), facts, sync=False)

@@ -56,6 +56,19 @@ def test_exit_codes(tmp_path: Path) -> None:
         external_program.run({"COMMAND": ["/no/such/program"]}, str(tmp_path), lambda: None)
 
 
+def test_a_program_that_has_its_epoch_already_is_not_started_again(tmp_path: Path) -> None:
+    """As if the start before was killed before it recorded its pause, or a listing shows that record late."""
+    def run(pause_after: int) -> str:
+        command = [sys.executable, "-c", "open('started', 'a').write('x')"]
+        return external_program.run({"COMMAND": command, "CWD": str(tmp_path)}, str(tmp_path), lambda: None,
+                                    pause_after=pause_after)
+    (tmp_path / "stats.csv").write_text("epoch,score\n1,0.5\n2,0.6\n")
+    assert run(2) == "paused"
+    assert not (tmp_path / "started").exists()
+    assert run(3) == "completed"
+    assert (tmp_path / "started").read_text() == "x"
+
+
 PRINTS_AND_FAILS = "import sys; print({line!r}, file=sys.stderr); print('half'); sys.exit(4)"
 
 
