@@ -167,6 +167,7 @@ def test_killed_workers_and_trials_lose_and_repeat_nothing(searching: Project) -
     write(searching)
     generator = random.Random(18)
     process = start(searching, str(searching.spec))
+    wait_for(lambda: any(searching.results.glob("*/search/decision-*.json")))
     for _ in range(4):
         time.sleep(1.0 + generator.random())
         if process.poll() is not None:
