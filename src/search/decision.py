@@ -98,9 +98,9 @@ def create(batch: str, decision: Decision) -> bool:
 def read(batch: str, number: int) -> Decision | None:
     """Return a decision; None if it is not made yet. BatchError if its file is damaged."""
     file = path(batch, number)
-    value = files.read_json(file)
-    if value is None and not os.path.exists(file):
+    if not os.path.exists(file):  # asked first: once it exists, it is complete
         return None
+    value = files.read_json(file)
     checked = records.fields(value, _DECISION)
     if not checked.keys() >= _DECISION.keys() or checked["number"] != number or (
             checked["kind"] == NEW and not checked["run"]):

@@ -16,6 +16,7 @@ import pytest
 
 from src import run_folder
 from src.errors import BatchError
+from src.io import files
 from src.search import decide, decision
 from src.search.decide import Finished, Start, Wait
 from src.search.definition import EarlyStop
@@ -96,6 +97,29 @@ def test_racing_processes_make_each_decision_once(tmp_path: Path) -> None:
     history = check(batch)
     assert len({decision.who["pid"] for decision in history.decisions}) > 1, "there was no race"
     assert run_counts(batch) == {1}
+
+
+@pytest.mark.parametrize("function", [(os.path, "exists"), (files, "read_json")])
+def test_a_decision_that_is_made_while_it_is_looked_for_is_not_damaged(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: tuple[Any, str]) -> None:
+    batch = make_batch(tmp_path / "b")
+    worker.work(batch)
+    made, late = Path(decision.path(batch, 7)), tmp_path / "late"
+    made.rename(late)
+    original = getattr(*function)
+
+    def answer_and_make(path: Any, *arguments: Any) -> Any:
+        answer = original(path, *arguments)
+        if Path(path) == made and late.is_file():
+            late.rename(made)
+        return answer
+
+    monkeypatch.setattr(*function, answer_and_make)
+    assert decision.read(batch, 7) is None
+    if late.is_file():
+        late.rename(made)
+    found = decision.read(batch, 7)
+    assert found and found.number == 7
 
 
 def test_workers_that_list_folders_late(tmp_path: Path) -> None:
