@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 PROGRAM = shutil.which("tmux")
 EXPERIMENTS = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'experiments.py'))}"
-_SECONDS = 90.0  # to wait for something on a loaded machine
+_SECONDS = 300.0  # to wait for something on a loaded machine
 
 
 class Terminal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from tests.conftest import Slurm
 from tests.submission.conftest import Project, project
 from tests.terminal.tmux import EXPERIMENTS, terminal
-from tests.test_slurm_ways import all_jobs, counts, script
+from tests.test_slurm_ways import all_jobs, counts, script, wait_for
 
 __all__ = ["project", "script"]  # the fixtures
 
@@ -15,7 +15,7 @@ def test_jobs_are_followed_and_one_is_cancelled(slurm: Slurm, project: Project, 
     with terminal(project.folder, 100, 24) as screen:
         screen.run(f"GRIDIRON_RESULTS='re sults' {EXPERIMENTS} watch --every 0.5 --interval 1; echo exit code $?")
         screen.wait_for("2 pending")
-        assert "BeginTime" in "".join(screen.rows()), "the reason that Slurm gives"
+        screen.wait_for("BeginTime")  # the reason that Slurm gives
         for job in all_jobs(project):
             slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now")
         screen.wait_for("2 running")
@@ -26,7 +26,7 @@ def test_jobs_are_followed_and_one_is_cancelled(slurm: Slurm, project: Project, 
         screen.wait_for("cancelled 1 run")
         screen.press("Home")  # a key replaces the message by the keys
         screen.wait_for("1 running")
-        assert counts(project) == {"running": 1, "cancelled": 1}
+        wait_for(lambda: counts(project) == {"running": 1, "cancelled": 1})
         (project.batch / "go").touch()
         rows = screen.wait_for("every run has ended or is stuck")
         assert [row.split()[:3] for row in rows if row.startswith(("> 0", "  001"))] == [
