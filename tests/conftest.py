@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -65,8 +64,7 @@ _VARIABLES = ("GRIDIRON", "SLURM", "SBATCH", "SQUEUE", "HOME", "PATH", "XDG")  #
 def _process_state() -> dict[str, Any]:
     loggers = {name: logger.level for name, logger in logging.root.manager.loggerDict.items()
                if name.startswith("src") and isinstance(logger, logging.Logger)}
-    return {"folder": os.getcwd(), "handlers of signals": {number: signal.getsignal(number) for number in (
-        signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)},
+    return {"folder": os.getcwd(),
             "levels of loggers": {name: level for name, level in loggers.items() if level},
             "environment": {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}}
 

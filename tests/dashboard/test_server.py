@@ -143,7 +143,12 @@ def test_requests_of_others_are_refused(browser: Browser) -> None:
             {"Host": ""}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"},
             {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
         for path in ("", "document", "changes?since=", "run?key=0:x", "curves?metric=x", "note", "nothing"):
-            status, answer, body = browser.request(path, "POST" if path == "note" else "GET", headers, "{}")
+            try:
+                status, answer, body = browser.request(path, "POST" if path == "note" else "GET", headers,
+                                                       "{}" if path == "note" else None)
+            except ConnectionResetError:  # refused before its body was read
+                assert path == "note"
+                continue
             assert status in (400, 403) and "Set-Cookie" not in answer, (headers, path)
             assert status == 400 or answer["Content-Security-Policy"] == POLICY and json.loads(body).keys() == {"error"}
             assert "Access-Control-Allow-Origin" not in answer
