@@ -18,6 +18,16 @@ from tests.terminal import live_batch
 SIZE, STATES = 300, ("done", "done", "failed", "pending")
 
 
+def run_until(reader: Reader, event: threading.Event) -> None:
+    """Let a reader read until an event."""
+    reader.start()
+    try:
+        assert event.wait(300)
+    finally:
+        reader.stop()
+        reader.join(300)
+
+
 def test_first_screen_reads_the_attempts_of_few_ended_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Throughput reads a sample of them; the cost, which reads all, is shown later."""
     batch = str(live_batch.make(tmp_path, SIZE, states=STATES))
@@ -39,12 +49,7 @@ def test_first_screen_reads_the_attempts_of_few_ended_runs(tmp_path: Path, monke
             has_cost.set()
 
     reader = Reader(lambda slurm: observe([batch], slurm), 0.1, None, wake)
-    reader.start()
-    try:
-        assert has_cost.wait(60)
-    finally:
-        reader.stop()
-        reader.join(60)
+    run_until(reader, has_cost)
     ended = {run.path for run in reader.snapshot.batches[0].observation.runs.values() if run.state.name == "done"}  # type: ignore[union-attr]
     assert shown[0][0] == ""
     assert len(ended) == SIZE / 2 and shown[-1][1] >= ended
@@ -68,10 +73,5 @@ def test_slow_files_are_read_less_often(tmp_path: Path, monkeypatch: pytest.Monk
         return observe([batch], slurm)
 
     reader = Reader(read, 0.01, None, lambda: None)
-    reader.start()
-    try:
-        assert has_read.wait(60)
-    finally:
-        reader.stop()
-        reader.join(60)
+    run_until(reader, has_read)
     assert starts[1] - starts[0] >= 0.8 <= starts[2] - starts[1]
