@@ -16,6 +16,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from src.archive.volume import Run, Volume
 
 FOLDER = "archive"
@@ -24,6 +26,7 @@ _VOLUME = re.compile(r"([1-9][0-9]{0,8})\.zip\Z")
 _TRUSTED_SECONDS = 1.0  # for which a run that was in an archive is read without looking for newer volumes
 _FOUND_SECONDS, _MAX_FOUND = 0.02, 256  # for which a found run is not looked up again; number of these runs
 _MAX_ARCHIVES = 16  # that stay open
+_MAX_LOOKS = 4  # for a run that is nowhere
 
 Version = tuple[int, int, int, int, int]  # inode, size and mtime_ns of a volume, and where a run is in its index
 _Stamp = tuple[tuple[int, int, int, int], ...]  # of each volume: number, inode, size, mtime_ns
@@ -73,7 +76,6 @@ def volume_name(number: int) -> str:
 
 
 _archives: dict[str, Archive] = {}  # by the absolute path of their folder
-_seen: set[str] = set()  # the folders of all archives that were read
 _found: dict[str, tuple[float, ArchivedRun]] = {}  # by the path of the folder: when, and which
 _lock = _thread.allocate_lock()  # threading takes time to load
 
@@ -90,7 +92,6 @@ def of_batch(batch: str | os.PathLike[str]) -> Archive | None:
             with _lock:
                 if (archive := _archives.get(folder)) is None or archive.stamp != stamp:
                     archive = _archives[folder] = Archive(folder, stamp)
-                    _seen.add(folder)
         except FileNotFoundError:  # a volume was replaced by a later one
             continue
         while len(_archives) > _MAX_ARCHIVES:
@@ -131,9 +132,19 @@ def clear_cache() -> None:
     _found.clear()
 
 
-def may_be_restored(folder: str | os.PathLike[str]) -> bool:
-    """Return whether the batch of a run had an archive: the run may have been brought back a moment ago."""
-    return os.path.join(os.path.dirname(os.path.abspath(folder)), FOLDER) in _seen
+def looks(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Yield each time that something of a run has to be looked for, in its folder and then in the archive.
+
+    A run that is archived or brought back between the two is found in neither. So what was not found is looked for
+    again, until the folder was there before and afterwards.
+    """
+    spec = os.path.join(folder, SPEC)
+    yield
+    for _ in range(_MAX_LOOKS):
+        was_there = os.path.exists(spec)
+        yield
+        if was_there and os.path.exists(spec):
+            return
 
 
 def _stamp(folder: str) -> _Stamp | None:

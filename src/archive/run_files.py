@@ -6,6 +6,7 @@ there is one, unless the run folder is there. What writes to a run, or runs it, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -97,39 +98,40 @@ def unarchive_command(folder: Path) -> str:
 
 def list_names(folder: Path) -> list[str]:
     """Return the names of the files and folders in a run folder. FileNotFoundError if there is no such run."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
+    names = None
+    for _ in contents.looks(folder):
+        with contextlib.suppress(FileNotFoundError):
+            names = os.listdir(folder)
+            if contents.SPEC in names:
+                return names
         if run := contents.find(folder):
-            return _names(run)
-        return os.listdir(folder)  # it may have been brought back a moment ago
-    if contents.SPEC not in names and (run := contents.find(folder)):
-        return _names(run)
+            return list(dict.fromkeys(path.partition("/")[0] for path in run.members if path))
+    if names is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
     return names
-
-
-def _names(run: ArchivedRun) -> list[str]:
-    return list(dict.fromkeys(path.partition("/")[0] for path in run.members if path))
 
 
 def list_folder(folder: Path, name: str) -> list[str]:
     """Return the names of the files in a folder of a run; none if it does not exist."""
-    try:
-        return os.listdir(os.path.join(folder, name))
-    except (FileNotFoundError, NotADirectoryError):
-        run = contents.find(folder)
-        return [path.removeprefix(f"{name}/") for path in run.members
-                if path.startswith(f"{name}/") and path[-1] != "/"] if run else []
+    for _ in contents.looks(folder):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return os.listdir(os.path.join(folder, name))
+        if run := contents.find(folder):
+            return [path.removeprefix(f"{name}/") for path in run.members
+                    if path.startswith(f"{name}/") and path[-1] != "/"]
+    return []
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
     """Return the sizes of the regular files directly in a run folder. FileNotFoundError if there is no such run."""
-    if run := contents.find(folder):
-        return {path: member.size for path, member in run.members.items()
-                if "/" not in path and stat.S_ISREG(member.mode)}
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.stat(follow_symlinks=False).st_size
-                for entry in entries if entry.is_file(follow_symlinks=False)}
+    for _ in contents.looks(folder):
+        if run := contents.find(folder):
+            return {path: member.size for path, member in run.members.items()
+                    if "/" not in path and stat.S_ISREG(member.mode)}
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            return {entry.name: entry.stat(follow_symlinks=False).st_size
+                    for entry in entries if entry.is_file(follow_symlinks=False)}
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
 
 
 def size(folder: Path) -> int:
@@ -141,13 +143,11 @@ def size(folder: Path) -> int:
 def status(folder: Path, name: str) -> FileStatus | None:
     """Return the status of a file of a run; None if there is none, or a link to nothing or to itself."""
     path = f"{os.fspath(folder)}/{name}"
-    try:
-        return os.stat(path)
-    except OSError:
-        if found := _member(folder, name):
-            return _status(*found)
-    with contextlib.suppress(OSError):
-        return os.stat(path) if contents.may_be_restored(folder) else None
+    for _ in contents.looks(folder):
+        with contextlib.suppress(OSError):
+            return os.stat(path)
+        if run := contents.find(folder):
+            return _status(run, member) if (member := _regular_file(run, name)) else None
     return None
 
 
@@ -170,13 +170,17 @@ def read_with_status(folder: Path, name: str, limit: int = files.MAX_FILE) -> tu
     OSError if it has more than `limit` bytes, is no regular file, or is damaged in the archive.
     """
     path = f"{os.fspath(folder)}/{name}"
-    data, info = (None, None) if contents.just_found(folder) else files.read_with_status(path, limit)
-    if data is not None:
-        return data, info
-    if (found := _member(folder, name)) is None:
-        return files.read_with_status(path, limit) if contents.may_be_restored(folder) else (None, None)
-    run, member = found
-    return run.volume.read(f"{run.name}/{name}", member, limit), _status(run, member)
+    for _ in contents.looks(folder):
+        if (run := contents.just_found(folder)) is None:
+            data, info = files.read_with_status(path, limit)
+            if data is not None:
+                return data, info
+            run = contents.find(folder)
+        if run:
+            member = _regular_file(run, name)
+            return (run.volume.read(f"{run.name}/{name}", member, limit), _status(run, member)) if member else (
+                None, None)
+    return None, None
 
 
 def read_bytes(folder: Path, name: str, limit: int = files.MAX_FILE) -> bytes | None:
@@ -206,16 +210,15 @@ def open_binary(folder: Path, name: str) -> BinaryIO:
     damaged in the archive.
     """
     path = os.path.join(folder, name)
-    try:
-        return open(files.open_regular(path), "rb")
-    except (FileNotFoundError, NotADirectoryError):
-        if (found := _member(folder, name)) is None:
-            return open(files.open_regular(path), "rb")  # it may have been brought back a moment ago
-        run, member = found
-        return run.volume.open(f"{run.name}/{name}", member)
+    for _ in contents.looks(folder):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return open(files.open_regular(path), "rb")
+        if (run := contents.find(folder)) and (member := _regular_file(run, name)):
+            return run.volume.open(f"{run.name}/{name}", member)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
-def _member(folder: Path, name: str) -> tuple[ArchivedRun, Member] | None:
-    run = contents.just_found(folder) or contents.find(folder)
-    member = run.members.get(name) if run else None
-    return (run, member) if run and member and stat.S_ISREG(member.mode) else None  # links are not followed
+def _regular_file(run: ArchivedRun, name: str) -> Member | None:
+    """Return a file of an archived run; None if there is none. Links are not followed."""
+    member = run.members.get(name)
+    return member if member and stat.S_ISREG(member.mode) else None

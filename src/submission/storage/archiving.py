@@ -198,6 +198,9 @@ def _remove(batch: str, name: str, own: Collection[str] | None, entries: list[En
         _release(hidden, own)
         os.rename(hidden, folder)
         return _CHANGED
+    # first: who opened the folder before it was renamed, and lists it now, sees without it that files are missing
+    with deletion.folder_descriptor(hidden) as descriptor, contextlib.suppress(FileNotFoundError):
+        os.unlink(run_folder.SPEC, dir_fd=descriptor)
     deletion.remove_tree(hidden, identity)
     return None
 

@@ -279,6 +279,39 @@ def test_readers_see_every_run_at_any_moment(batch: Path) -> None:
     assert reader.exitcode == 0
 
 
+@pytest.mark.parametrize("is_archived_again", [False, True])
+@pytest.mark.parametrize("read", [
+    lambda run: "done" in run_files.list_names(run), lambda run: run_files.list_folder(run, "arrays"),
+    lambda run: "done" in run_files.file_sizes(run), lambda run: run_files.status(run, "done").st_size,
+    lambda run: run_files.read_bytes(run, "done"), lambda run: run_files.open_binary(run, "done").read()],
+    ids=["list_names", "list_folder", "file_sizes", "status", "read_bytes", "open_binary"])
+def test_a_run_that_moves_while_it_is_looked_for_is_found(
+        read: Callable[[Path], object], is_archived_again: bool, batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, find = batch / run_folder.run_names(batch)[0], contents.find
+    expected = read(run)
+    archive(batch)
+
+    def find_while_it_moves(folder: Path) -> contents.ArchivedRun | None:
+        monkeypatch.setattr(contents, "find", find)  # it moves once
+        archiving.unarchive(str(batch))
+        found = find(folder)
+        if is_archived_again:
+            archive(batch)
+        return found
+
+    contents.clear_cache()  # as in a process that has not read this archive
+    monkeypatch.setattr(contents, "find", find_while_it_moves)
+    assert read(run) == expected and expected
+
+
+def test_a_folder_that_is_being_removed_shows_that_files_are_missing(batch: Path, monkeypatch: pytest.MonkeyPatch
+                                                                      ) -> None:
+    folders = []
+    monkeypatch.setattr(archiving.deletion, "remove_tree", lambda path, identity: folders.append(os.listdir(path)))
+    archive(batch)
+    assert len(folders) == 3 and not any("spec.yaml" in names for names in folders)
+
+
 def test_several_processes_archive_at_the_same_time(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, before = contents_of(batch), tree(batch)
     monkeypatch.setattr(writer, "MAX_VOLUMES", 2)
