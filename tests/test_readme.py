@@ -33,8 +33,12 @@ def test_highlights_are_figures_of_the_benchmarks() -> None:
     highlights = section(README, "Highlights")
     factors = re.findall(r"([\d.]+) ×", highlights)
     assert len(re.findall(r"^- ", highlights, re.M)) == 5
-    assert len(factors) >= 5
-    assert set(factors) <= set(figures), "figures of docs/benchmarks.md have changed: update the highlights"
+    seconds = re.findall(r"([\d.]+) seconds", highlights)
+    assert len(factors) >= 5 and seconds
+    changed = "figures of docs/benchmarks.md have changed: update the highlights"
+    assert {*factors, *seconds} <= set(figures), changed
+    assert {int(divisor) for divisor in re.findall(r"1/(\d+)", highlights)} <= {
+        round(1 / float(factor)) for factor in factors}, changed
 
 
 def test_comparison_explains_each_row_and_version() -> None:

@@ -9,10 +9,12 @@ from unittest import mock
 
 import pytest
 
+import experiments
 from docs.reference import generate
 from src import run_folder
 from src.config import FIELDS, TRACKER_FIELDS
 from src.submission.job import external_program
+from src.submission.remote import remote_command
 from src.submission.spec import reader, resources
 from tests.conftest import ROOT
 
@@ -63,9 +65,16 @@ def test_config_field_without_a_section_is_an_error() -> None:
     ("as [top5, f1] or {key: value}", "as `[top5, f1]` or `{key: value}`"),
     ("'beta1,beta2', or num_workers", "`beta1,beta2`, or `num_workers`"),
     ("sgd | adam (docs/optimization.md)", "sgd \\| adam ([optimization](../optimization.md))"),
-    ("with --local: as http://host:5000", "with `--local`: as `http://host:5000`")])
+    ("with --local: as http://host:5000", "with `--local`: as `http://host:5000`"),
+    ("as \"end != 'diverged'\", with $NAME=value", "as `end != 'diverged'`, with `$NAME=value`"),
+    ("--sort=-NAME; !uniform [0, 1]", "`--sort=-NAME`; `!uniform [0, 1]`")])
 def test_values_in_descriptions_become_code(text: str, expected: str) -> None:
     assert generate.markdown(text) == expected
+
+
+def test_help_texts_have_single_percent_signs() -> None:
+    assert "95 % of earlier runs" in generate.commands_page()
+    assert "%%" not in generate.commands_page()
 
 
 def names_of_files() -> set[str]:
@@ -127,6 +136,14 @@ def test_commands_that_return_1_are_documented() -> None:
                        and isinstance(node.func, ast.Name) and node.func.id == "Output" and len(node.args) == 3]
             command = commands.get(function.name, ", ".join(commands.values()))  # that of a helper, in its module
             assert not outputs or re.search(f"`{command}( --|`)", row), (path.name, command)
+
+
+def test_laptop_page_lists_the_commands_with_on() -> None:
+    page = (DOCS / "laptop.md").read_text("utf-8")
+    listed, not_repeated = (re.findall(r"`([a-z-]+)`", page.partition(start)[2].partition(end)[0]) for start, end in (
+        ("accept `--on HOST`:", "."), ("is repeated.", "which would")))
+    assert listed == [name for name, command in experiments.COMMANDS.items() if command.remote]
+    assert set(not_repeated) == set(remote_command._NOT_REPEATED)
 
 
 def test_index_lists_every_page_once() -> None:

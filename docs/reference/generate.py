@@ -59,10 +59,10 @@ array of names.
 """
 
 # shown as code in a description: `code`, 'quoted', "quoted", addresses, {…} and […] with what adjoins them, $NAME,
-# --options, joined_words and a/b
+# --options, both also with =VALUE, joined_words and a/b
 _CODE = re.compile(r"`[^`]+`|(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|\w+://\S+[\w}]"
-                   r"|[\w./:]*(?:\{[^}]*\}|\[[^\]]*\])[\w/%]*(?::\w+)*|\$\w+"
-                   r"|(?<![\w-])-{1,2}[a-z][a-z-]*|[\w-]+(?:[/:_.][\w*-]+)+")
+                   r"|(?:!\w+ )?[\w./:]*(?:\{[^}]*\}|\[[^\]]*\])[\w/%]*(?::\w+)*|\$\w+(?:=\w+)?"
+                   r"|(?<![\w-])-{1,2}[a-z][a-z-]*(?:=[\w-]+)?|[\w-]+(?:[/:_.][\w*-]+)+")
 _LINK = re.compile(r"\(?docs/([\w-]+)\.md\)?")
 TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string", "None": "null",
          "list[str]": "list of strings", "list[int]": "list of integers", "list[float]": "list of numbers",
@@ -138,7 +138,7 @@ def markdown(text: str) -> str:
         if page := _LINK.fullmatch(match[0]):
             code = f"[{page[1]}](../{page[1]}.md)"
         else:
-            code = _cell_code(match[0].strip("`'\""))
+            code = _cell_code(match[0][1:-1] if match[0][0] in "`'\"" else match[0])
         parts += [_escape(text[end:match.start()]), code]
         end = match.end()
     return "".join([*parts, _escape(text[end:])])
@@ -251,7 +251,7 @@ def _table(actions: list[argparse.Action]) -> str:
         value = _value_name(action)
         names = action.option_strings or [value]
         shown = ", ".join(_cell_code(f"{name} {value}" if value and action.option_strings else name) for name in names)
-        rows.append(f"| {shown} | {markdown(action.help or '')} |\n")
+        rows.append(f"| {shown} | {markdown((action.help or '').replace('%%', '%'))} |\n")
     return "| argument | description |\n|---|---|\n" + "".join(rows)
 
 

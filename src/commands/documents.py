@@ -17,7 +17,7 @@ class RunStatus(TypedDict):
     """A run, in `BatchStatus`."""
 
     run: str  # its name, which is the name of its folder in the batch
-    state: str  # new, submitted, pending, running, stuck, unknown, paused, completed, failed, …
+    state: str  # new, pending, running, done, early_stopped, diverged, failed, out_of_memory, … (docs/guarantees.md)
     epochs_done: int
     epochs: int | None  # planned; null if unknown
     left: float | None  # remaining seconds of a running run

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import types
 import typing
 from pathlib import Path
@@ -14,6 +15,7 @@ import experiments
 import submit_multiple
 from src.commands import documents
 from src.commands.command_output import print_document
+from src.submission.status import states
 from tests.analysis.make_batch import DIGITS, make_batch
 from tests.submission.conftest import Project, project
 
@@ -77,6 +79,11 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 def test_every_command_has_a_document() -> None:
     assert documents.DOCUMENTS.keys() == experiments.COMMANDS.keys()
+
+
+def test_states_in_the_description_of_a_run_exist() -> None:
+    comment = re.search(r"class RunStatus.*?    state: str  # (.*?), …", Path(documents.__file__).read_text(), re.DOTALL)
+    assert comment and set(comment[1].split(", ")) <= set(states.ALL)
 
 
 def test_documents_of_commands_that_read(commands: Commands) -> None:
