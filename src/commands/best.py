@@ -5,6 +5,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from src.commands.command_output import Output
+from src.commands.common import add_batches
 from src.submission.batch import batch_folder
 from src.submission.planning.command_line import positive
 from src.submission.system.terminal import count, table
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_best(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=best)
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    add_batches(parser)
     parser.add_argument("--by", nargs="+", default=[], metavar="NAME", help="the best setting of each value of this "
                         "parameter, or of each combination of several")
     parser.add_argument("--where", metavar="EXPRESSION", help="only the runs that match, as in query")

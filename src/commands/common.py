@@ -1,4 +1,4 @@
-"""What several commands share: the project's folder, the batches that were named, and questions to the user."""
+"""What several commands share: the project's folder, arguments, the batches that were named, questions to the user."""
 from __future__ import annotations
 
 import argparse
@@ -8,13 +8,41 @@ from typing import Any
 
 from src.errors import BatchError
 from src.submission.batch import batch_folder
-from src.submission.status import states
+from src.submission.status import run_lookup, states
 from src.submission.status.observation import Observation
 from src.submission.status.observe import SlurmView, observe
 from src.submission.system.terminal import ask
 
+ALL_BATCHES = "all under results/"  # without a BATCH
 _MAX_PROGRESS = 200  # runs of a page whose remaining time is computed
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the folder of train.py
+
+
+def add_batches(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the argument for one or more batches. default: which ones are meant without it; None: it is required."""
+    parser.add_argument("batches", nargs="*" if default else "+", metavar="BATCH",
+                        help=batch_folder.ACCEPTED_FORMS + (f" (default: {default})" if default else ""))
+
+
+def add_batch(parser: argparse.ArgumentParser, name: str = "batch", metavar: str = "BATCH") -> None:
+    """Add an argument for one batch."""
+    parser.add_argument(name, metavar=metavar, help=batch_folder.ACCEPTED_FORMS)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for one run, options.run_name."""
+    parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
+
+
+def add_yes(parser: argparse.ArgumentParser) -> None:
+    """Add the option that answers the questions of a command."""
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def add_interval(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the time between queries of Slurm."""
+    parser.add_argument("--interval", type=float, metavar="SECONDS", help="seconds between queries of Slurm (default: "
+                        "30 in the first ten minutes, then 60)")
 
 
 def observe_batches(paths: Sequence[str], slurm: SlurmView | None = None) -> list[Observation]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import loopback, notes
 from src.commands.command_output import Output
-from src.commands.common import observe_batches, page_rows
+from src.commands.common import add_batches, add_interval, observe_batches, page_rows
 from src.commands.records import project_commit
 from src.errors import BatchError
 from src.submission.batch import batch_folder
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
 def add_dashboard(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=dashboard)
-    parser.add_argument("batches", nargs="*", metavar="BATCH", help=f"{batch_folder.ACCEPTED_FORMS} (default: those "
-                        "under results/ with runs that are submitted or running; if there is none, the newest; and "
-                        "those that are submitted later)")
+    add_batches(parser, "those under results/ with runs that are submitted or running; if there is none, the newest; "
+                "and those that are submitted later")
     parser.add_argument("--port", type=int, default=0, metavar="P", help="default: a free one")
-    parser.add_argument("--interval", type=float, metavar="SECONDS", help="seconds between queries of Slurm (default: "
-                        "30 in the first ten minutes, then 60)")
+    add_interval(parser)
 
 
 def dashboard(options: argparse.Namespace) -> Output:

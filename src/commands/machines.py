@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.commands.command_output import Output
-from src.commands.common import PROJECT, confirm
+from src.commands.common import PROJECT, add_yes, confirm
 from src.config import Config, check_parameters
 from src.errors import JobSpecError
 from src.submission.batch import batch_folder
@@ -27,7 +28,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 def add_push_env(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=push_env)
     parser.add_argument("on_host", metavar="HOST", help="a host of hosts.toml, or of the ssh configuration")
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    add_yes(parser)
 
 
 def add_pack_env(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +61,6 @@ def doctor(options: argparse.Namespace) -> Output:
 
 def push_env(options: argparse.Namespace) -> Output:
     """Upload the environment of this Python, and print what it will lack on the other machine."""
-    import os
-
     from src.errors import shell_command
     from src.submission.packing import environment
     from src.submission.remote import hosts, ssh
@@ -79,8 +78,6 @@ def push_env(options: argparse.Namespace) -> Output:
 
 def pack_env(options: argparse.Namespace) -> Output:
     """Pack the environment of this Python, and data folders, into an image that jobs use instead."""
-    import os
-
     from src.errors import PackError
     from src.submission.packing import environment, pack
     from src.submission.remote.upload import format_size
@@ -89,8 +86,8 @@ def pack_env(options: argparse.Namespace) -> Output:
     data = [os.path.realpath(folder) for folder in options.data]
     for folder in data:
         if not os.path.isdir(folder):
-            raise PackError("no such folder", where=f"--data {folder}", hint="name a folder that job specs "
-                                         "have as data_dir")
+            raise PackError("no such folder", where=f"--data {folder}", hint="name a folder that job specs have as "
+                            "data_dir")
     print(f"packing    {' '.join([this.folder, *data])}", file=sys.stderr, flush=True)
     result, notes = pack.pack(this, data, options.format), pack.notes(this)
     size = os.path.getsize(result.path)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from src.commands.command_output import Output
-from src.commands.common import observe_batches
+from src.commands.common import ALL_BATCHES, add_batches, add_interval, add_run, observe_batches
 from src.errors import BatchError
 from src.printable import printable, unfiltered
 from src.submission.batch import batch_folder
@@ -27,7 +27,8 @@ _MAX_ROWS = 50  # runs in a status table without --all
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=print_status)
-    _add_batches(parser)
+    add_batches(parser, ALL_BATCHES)
+    _add_all(parser)
     parser.add_argument("--state", action="append", choices=sorted(states.ALL), metavar="STATE",
                         help="only runs in this state (repeatable)")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG",
@@ -40,29 +41,23 @@ def add_status(parser: argparse.ArgumentParser) -> None:
 
 def add_watch(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=watch)
-    _add_batches(parser)
+    add_batches(parser, ALL_BATCHES)
+    _add_all(parser)
     parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS",
                         help="refresh interval, from the files of the runs (default: 5)")
-    _add_interval(parser)
+    add_interval(parser)
 
 
-def _add_interval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--interval", type=float, metavar="SECONDS", help="seconds between queries of Slurm (default: "
-                        "30 in the first ten minutes, then 60)")
-
-
-def _add_batches(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batches", nargs="*", metavar="BATCH", help=f"{batch_folder.ACCEPTED_FORMS} (default: "
-                        "all under results/)")
+def _add_all(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help=f"show every run, not only {_MAX_ROWS} per batch")
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=wait)
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    add_batches(parser)
     parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS",
                         help="polling interval of the files of the runs (default: 10)")
-    _add_interval(parser)
+    add_interval(parser)
 
 
 def add_missing(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +71,11 @@ def add_missing(parser: argparse.ArgumentParser) -> None:
 
 def add_logs(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=print_logs)
-    parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
+    add_run(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the run has ended")
     parser.add_argument("--raw", action="store_true", help="also print the escape sequences in the logs, such as "
                         "colors, which can do more than that")
-    _add_interval(parser)
+    add_interval(parser)
 
 
 def print_status(options: argparse.Namespace) -> Output:
@@ -177,7 +172,7 @@ def wait(options: argparse.Namespace) -> Output:
     lines, document = [], []
     for observation in observations:
         counts, groups = status.counts(observation), failures.group_failures(observation.runs.values())
-        text = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
+        text = ", ".join(f"{number} {states.shown(name)}" for name, number in counts.items())
         search = summary.unfinished(observation.path)
         lines += [f"{observation.path}: {text}", *(f"  {group.line()}" for group in groups)]
         if search:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.commands.command_output import Output
-from src.commands.common import PROJECT
+from src.commands.common import PROJECT, add_batch, add_run
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.status import run_lookup
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def add_note(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=note)
-    parser.add_argument("batch", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    add_batch(parser)
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the note, in quotes (default: print all notes)")
 
 
 def add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=reproduce)
-    parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
+    add_run(parser)
     parser.add_argument("--run", action="store_true", dest="execute",
                         help="execute the steps, and compare the results; exit code 1 if they differ")
     parser.add_argument("--trust", action="store_true", help="with --run: execute code of another user")
@@ -32,10 +32,11 @@ def add_reproduce(parser: argparse.ArgumentParser) -> None:
 
 def add_notify(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=notify)
-    parser.add_argument("batch", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    add_batch(parser)
     parser.add_argument("token", metavar="TOKEN", nargs="?", help="token of a submission (default: the last one)")
     parser.add_argument("kind", metavar="KIND", nargs="?", default="digest",
-                        choices=["failed", "idle", "ended", "digest"])
+                        choices=["failed", "idle", "ended", "digest"], help="what the message is about (default: "
+                        "digest, the progress)")
 
 
 def note(options: argparse.Namespace) -> Output:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from src import metrics
 from src.commands.command_output import Output
-from src.commands.common import PROJECT, page_rows
+from src.commands.common import PROJECT, add_batch, add_batches, add_run, page_rows
 from src.errors import BatchError, listed
 from src.submission.batch import batch_folder
 from src.submission.planning.command_line import positive
@@ -19,13 +19,9 @@ if TYPE_CHECKING:
     from src.commands import documents
 
 
-def _add_batches(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
-
-
 def add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=report)
-    _add_batches(parser)
+    add_batches(parser)
     parser.add_argument("--to", metavar="FILE", help="default: report.html in the batch; of several batches, "
                         "report-with-B.html in the first, where B is the second")
 
@@ -41,13 +37,13 @@ def add_sync(parser: argparse.ArgumentParser) -> None:
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=compare)
-    parser.add_argument("before", metavar="BATCH_A", help=batch_folder.ACCEPTED_FORMS)
-    parser.add_argument("after", metavar="BATCH_B", help=batch_folder.ACCEPTED_FORMS)
+    add_batch(parser, "before", "BATCH_A")
+    add_batch(parser, "after", "BATCH_B")
 
 
 def add_query(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=query)
-    _add_batches(parser)
+    add_batches(parser)
     parser.add_argument("expression", metavar="EXPRESSION", help="for example \"batch_size >= 128 and "
                         "averaging.isnull()\" or \"end != 'diverged'\"; put names of columns such as `facts/host` in "
                         "backticks")
@@ -61,7 +57,7 @@ def add_query(parser: argparse.ArgumentParser) -> None:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=export)
-    _add_batches(parser)
+    add_batches(parser)
     parser.add_argument("--to", choices=["mlflow", "parquet", "csv"], default="mlflow",
                         help="default: mlflow; the others write a row per run and a row per epoch")
     parser.add_argument("--into", metavar="FOLDER", help="folder of the files (default: the first batch)")
@@ -71,7 +67,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def add_register(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=register)
-    parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
+    add_run(parser)
     parser.add_argument("--name", required=True, help="name of the registered model")
     parser.add_argument("--alias", help="for example staging or production")
     parser.add_argument("--uri", help="as in export")
@@ -79,7 +75,7 @@ def add_register(parser: argparse.ArgumentParser) -> None:
 
 def add_sync_wandb(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=sync_wandb)
-    _add_batches(parser)
+    add_batches(parser)
 
 
 def report(options: argparse.Namespace) -> Output:

@@ -8,6 +8,7 @@ from typing import Any
 
 from src.commands import documents
 from src.commands.command_output import Output
+from src.commands.common import add_batch
 from src.errors import BatchError
 from src.search import decide, definition
 from src.search.decision import NEW, PROMOTE, Decision
@@ -21,7 +22,7 @@ from src.submission.system.terminal import count, table
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=search)
-    parser.add_argument("batch", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    add_batch(parser)
     parser.add_argument("--replay", action="store_true", help="compute every decision again from the results that it "
                         "was made from, and compare; exit code 1 if any differs")
 

@@ -1,4 +1,4 @@
-"""Commands that end runs and remove their saved states: cancel, clean."""
+"""Commands that end runs and remove their resume checkpoints: cancel, clean."""
 from __future__ import annotations
 
 import argparse
@@ -79,7 +79,7 @@ def cancel(options: argparse.Namespace) -> Output:
 
 
 def clean(options: argparse.Namespace) -> Output:
-    """Print how much the saved states of ended runs take, and remove them."""
+    """Print the size of the resume checkpoints of ended runs, and remove them."""
     kept_states = (*retry_policy.ALIVE, states.UNKNOWN, states.DELETED) if options.unfinished else [
         state for state in states.ALL if state not in retry_policy.ENDED_WELL]
     rows, runs, total = [], {}, 0

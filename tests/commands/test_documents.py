@@ -82,7 +82,8 @@ def test_every_command_has_a_document() -> None:
 
 
 def test_states_in_the_description_of_a_run_exist() -> None:
-    comment = re.search(r"class RunStatus.*?    state: str  # (.*?), …", Path(documents.__file__).read_text(), re.DOTALL)
+    source = Path(documents.__file__).read_text("utf-8")
+    comment = re.search(r"class RunStatus.*?    state: str  # (.*?), …", source, re.DOTALL)
     assert comment and set(comment[1].split(", ")) <= set(states.ALL)
 
 
