@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import experiments
+from src.submission.batch import journal, task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.job import requeue, worker
+from src.submission.slurm import client
 from src.submission.status.observation import Run
 from src.submission.status.observe import observe
 from tests.conftest import Slurm
@@ -138,6 +140,37 @@ def test_successor_is_found_after_a_lost_answer(project: Project, fake_slurm: Fa
     run_out_of_time(project, fake_slurm, 1)
     assert counts(project) == {"pending": 1}
     assert len(fake_slurm.jobs("PENDING")) == 1
+
+
+@pytest.mark.parametrize(("is_lost", "message"), [
+    (True, "another Slurm job may have been submitted for the rest, but the answer was lost: "),
+    (False, "no other Slurm job was submitted for the rest: ")])
+def test_worker_records_a_refusal_of_its_successor_only_if_there_is_none(
+        is_lost: bool, message: str, project: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    project.submit(project.spec, "-s", script(project), "-y", "--workers", "1")
+    job, = fake_slurm.jobs()
+    fake_slurm.set_state(job, "TIMEOUT")
+    if is_lost:
+        fake_slurm.lose_reply()
+        fake_slurm.inject_fault("squeue", accept=False, code=1)
+    else:
+        fake_slurm.reject("invalid_partition")
+    monkeypatch.setattr(client.submit_with_retries, "__defaults__", ((0,),))
+    path = str(*project.batch.glob("submissions/*.tasks.json"))
+    with monkeypatch.context() as in_job:
+        in_job.setenv("SLURM_JOB_ID", job)
+        assert requeue.submit_successor(path, task_files.read(path)) is None
+    assert message in capsys.readouterr().out
+    records = journal.read_records(str(*project.batch.glob(f"submissions/*.{job}-0.jsonl")))
+    assert ("refused" in [record["kind"] for record in records]) is not is_lost
+    assert counts(project) == ({"unknown": 4} if is_lost else {"new": 4})
+    fake_slurm.clear_faults()
+    assert counts(project) == ({"pending": 4} if is_lost else {"new": 4})
+    assert project.submit("-r", project.batch, "-y") == 0  # submits another worker only if there is no successor
+    assert len(fake_slurm.jobs("PENDING")) == 1
+    fake_slurm.run_all()
+    assert (counts(project), project.executed()) == ({"done": 4}, [1] * 4)
 
 
 def test_rejected_successor_is_a_timeout_with_the_message_of_sbatch(project: Project, fake_slurm: FakeSlurm) -> None:

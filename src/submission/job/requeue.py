@@ -174,11 +174,14 @@ def _repeated(plan: dict[str, Any]) -> dict[str, Any]:
 def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), is_last: bool = False) -> str | None:
     """Submit another worker for the runs that may be started. Return its Slurm job id.
 
-    None if there is nothing to run, Slurm refuses, or the submission has had MAX_SUCCESSORS.
+    None if there is nothing to run, the submission has had MAX_SUCCESSORS, or sbatch returns no job id: then its message
+    is printed, and the journal records a refusal only if Slurm has no job for certain.
     path: of the task file, whose name begins with the token of the submission.
     to_resume: runs that this worker has started, and that the other one may have to resume.
     is_last: submit it for these runs alone, even if this job has submitted a successor before.
     """
+    from src.submission.slurm import submit
+
     tickets = {name: tasks.tickets[name] for name in tasks.startable()}
     token = os.path.basename(path).partition(".")[0]
     folder = os.path.join(tasks.batch, run_folder.SUBMISSIONS)
@@ -195,14 +198,12 @@ def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), i
     journal_file.record_plan(journal.SLURM, tickets, Units(journal.WORKERS), **_repeated(parent))
     comment = journal.job_comment(journal_file.token, 0)
     command = [f"--comment={comment}" if word.startswith("--comment=") else word for word in tasks.command]
-    journal_file.record_sending(0, client.target_clusters(command))
     try:
-        job = client.submit_with_retries(command, None, comment)
+        return submit.call_sbatch(0, submit.SbatchCall("successor", command, comment), journal_file)
     except client.SbatchError as error:
-        journal_file.record_refusal(0, error.message)
+        failure = ("another Slurm job may have been submitted for the rest, but the answer was lost"
+                   if error.kind == sbatch_messages.AMBIGUOUS else "no other Slurm job was submitted for the rest")
+        print(f"{failure}: {error.message}", flush=True)
         return None
-    else:
-        journal_file.record_job(0, job)
-        return job
     finally:
         journal_file.record_end()
