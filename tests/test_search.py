@@ -48,6 +48,18 @@ def test_tune_digits_is_searched(batch: Path) -> None:
     assert {"random", "tpe"} <= {kind.lower() for kind in kinds if kind}
 
 
+def test_only_workers_import_samplers(batch: Path) -> None:
+    options = ["jobs/tune-digits.yaml", "-d", "--local", "--output-dir", str(batch.parent), "--set", "train_length=4"]
+    program = (f"import sys, submit_multiple, experiments; submit_multiple.main({options}); "
+               f"experiments.main(['status', {str(batch)!r}]); experiments.main(['search', {str(batch)!r}]); "
+               "print(*{'optuna', 'cmaes', 'torch'} & set(sys.modules), file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+                          check=True)
+    assert "search     27 trials by tpe" in done.stdout
+    assert "12 of 12 trials started" in done.stdout
+    assert done.stderr.split() == []
+
+
 def test_big_df_knows_paused_trials(batch: Path) -> None:
     df = read_experiments(batch)
     assert set(df["end"]) == {"paused", "completed"}

@@ -174,8 +174,8 @@ def _repeated(plan: dict[str, Any]) -> dict[str, Any]:
 def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), is_last: bool = False) -> str | None:
     """Submit another worker for the runs that may be started. Return its Slurm job id.
 
-    None if there is nothing to run, the submission has had MAX_SUCCESSORS, or sbatch returns no job id: then its message
-    is printed, and the journal records a refusal only if Slurm has no job for certain.
+    None if there is nothing to run, the submission has had MAX_SUCCESSORS, or sbatch returns no job id: then its
+    message is printed, and the journal records a refusal only if it is certain that Slurm has no job.
     path: of the task file, whose name begins with the token of the submission.
     to_resume: runs that this worker has started, and that the other one may have to resume.
     is_last: submit it for these runs alone, even if this job has submitted a successor before.

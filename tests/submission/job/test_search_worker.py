@@ -18,6 +18,8 @@ import pytest
 import experiments
 from src.run_folder import RunFolder
 from src.search import decide, definition, summary
+from src.submission.batch import task_files
+from src.submission.job import search_worker
 from src.submission.job.search_worker import HolderCheck
 from src.submission.searches.names import name_run
 from src.submission.slurm import client
@@ -188,6 +190,23 @@ def test_killed_workers_and_trials_lose_and_repeat_nothing(searching: Project) -
     assert summary.is_over(batch, search)
     assert_sound(batch, 18)
     assert not set(states_of(batch)) - {"paused", "done"}
+
+
+def test_idle_slurm_worker_leaves_the_rest_to_others(searching: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has a trial, and one outside Slurm, stays."""
+    write(searching, ASHA.replace("18", "3"))
+    assert searching.submit(searching.spec, "--local", "--workers", "1", "-y", "--max-runs", "1") == 0
+    path, = searching.batch.glob("submissions/*.tasks.json")
+    monkeypatch.setattr(search_worker, "next_step", lambda *_: decide.Wait())
+    for job, children, is_ended in ((None, {}, False), ("1", {1: None}, False), ("1", {}, True)):
+        with monkeypatch.context() as context:
+            if job:
+                context.setenv("SLURM_JOB_ID", job)
+            worker = search_worker.SearchWorker(str(path), task_files.read(str(path)), lambda *_: "", lambda *_: None)
+            worker.children.update(children)  # type: ignore[arg-type]
+            worker.idle_since -= 301
+            assert not worker.fill_queue()
+            assert worker.is_drained() is is_ended
 
 
 def test_end_of_all_workers_is_no_end_of_the_search(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """The definition of a search, and its errors before anything is submitted."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from src.errors import ConfigError, JobSpecError
@@ -13,6 +15,7 @@ from src.submission.planning.planner import check_point
 from src.submission.searches import cost, define, names
 from src.submission.searches import preview as search_preview
 from src.submission.spec.reader import parse_job_spec
+from tests.submission.usage.test_costs import earlier_run
 
 JOB = """\
 job_details:
@@ -63,6 +66,17 @@ def test_rungs_grow_by_eta_up_to_train_length() -> None:
                for line in search_preview.lines(search, ["000_a"], []))
     lengths = [spec["train_length"] for spec in cost.usual_specs(search)]
     assert sorted(lengths, reverse=True) == [20] + [18] * 2 + [6] * 6 + [2] * 18
+
+
+def test_hours_are_those_of_the_epochs_that_a_search_usually_takes(tmp_path: Path) -> None:
+    search = search_of("{trials: 27, early_stop: {min: 2, eta: 3}}")
+    batch = str(tmp_path / "26-01-02-tune")
+    assert search_preview.hours_line(search, batch) is None
+    spec = {**search.space.constants, "train_length": 10}
+    earlier_run(tmp_path / "26-01-01-a" / "000_a", 2, way="workers", **spec)
+    # 128 epochs of 2 seconds, and 10 to start and end each of 27 trials
+    assert search_preview.hours_line(search, batch, cpus=4) == (
+        f"probably {4 * (128 * 2 + 27 * 10) / 3600:.3f} CPU-hours (1 like run)")
 
 
 def test_length_of_a_search_by_steps_is_not_known() -> None:
