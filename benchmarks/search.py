@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -298,7 +298,9 @@ parameters: {base_lr: !uniform [1, 20], momentum: !uniform [0, 0.9], train_lengt
 
 
 def measure_idle(workers: int = 4) -> list[tuple[str, float, float | None]]:
-    """Measure the share of the time between the first start of a trial and the last one in which workers run none."""
+    """Measure the share of the time in which workers run no trial: between the first start of a trial and the last one,
+    and until the last end, when those without a trial wait for the others.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = project.make(Path(temporary))
         (folder / "train.py").write_text(TRAIN)
@@ -306,10 +308,24 @@ def measure_idle(workers: int = 4) -> list[tuple[str, float, float | None]]:
         subprocess.run([sys.executable, "submit_multiple.py", "idle.yaml", "-y", "--local", "--workers", str(workers)],
                        cwd=folder, check=True, stdout=subprocess.DEVNULL)
         attempts = [json.loads(path.read_text()) for path in folder.glob("results/*/*/attempt-*.json")]
-    first, last = (choose(attempt["start"] for attempt in attempts) for choose in (min, max))
-    busy = sum(min(attempt["end"], last) - attempt["start"] for attempt in attempts)
-    return [(f"idle share of {workers} local workers with trials of 1 to 20 s, until the last one starts",
-             1 - busy / (workers * (last - first)), 0.05)]
+    spans = sorted((attempt["start"], attempt["end"]) for attempt in attempts)
+    first, last, end = spans[0][0], spans[-1][0], max(end for _, end in spans)
+    durations = [end - start for start, end in spans]
+    busy_until_last = sum(min(end, last) - start for start, end in spans)
+    label = f"idle share of {workers} local workers with trials of 1 to 20 s, until the last one"
+    return [(f"{label} starts", 1 - busy_until_last / (workers * (last - first)), 0.05),
+            (f"{label} ends", 1 - sum(durations) / (workers * (end - first)), None),
+            ("the same of workers that lose no time between these trials", idle_share(durations, workers), None),
+            ("the same if they also started the longest trials first, as nobody can who does not know the durations",
+             idle_share(sorted(durations, reverse=True), workers), None)]
+
+
+def idle_share(durations: Iterable[float], workers: int) -> float:
+    """Return the idle share of workers, until the last end, that start trials in this order without any pause."""
+    ends = [0.0] * workers
+    for duration in durations:
+        heapq.heapreplace(ends, ends[0] + duration)
+    return 1 - sum(ends) / (workers * max(ends))
 
 
 # ASHA
