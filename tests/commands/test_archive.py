@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -178,15 +177,6 @@ def test_python_reads_arrays_artifacts_and_runs(batch: Path, commands: Commands)
     with pytest.raises(BatchError, match="archived, and cannot be changed"):
         runs.save_artifact({"a": 1}, folder, "other.json")
     assert not folder.exists()
-
-
-def test_reproduce_begins_with_unarchive(batch: Path, commands: Commands) -> None:
-    run = batch / run_folder.run_names(batch)[0]
-    (run / "config.yaml").write_text((run / "spec.yaml").read_text())
-    commands.run("archive", batch)
-    out = commands.run("reproduce", f"{batch}:0")
-    assert re.search(r"experiments.py unarchive \S+", out), out
-    assert run_files.is_archived(batch / run_folder.run_names(batch)[0])
 
 
 def test_a_batch_of_several_machines_is_not_archived(batch: Path, commands: Commands) -> None:

@@ -1,6 +1,7 @@
 """Reproduce a run: restore the code that it ran with, start it in a new folder, and compare the results."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -25,19 +26,24 @@ _MEASURED = re.compile(r"(.*[/_])?(timestamp|time|per_second)|system/.*")  # col
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _CODE_ID = re.compile(r"[0-9a-f]{8,64}")
 _MAX_NOTE = 300  # characters
+_PRINT_MEMBER = "import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))"
 
 
 class Command(NamedTuple):
-    """A command: its argument list, its working directory, and the environment variables that it gets."""
+    """A command: its argument list, its working directory, and the environment variables that it gets.
+
+    output: a file, not there yet, that gets what it prints; None for the terminal
+    """
 
     arguments: list[str]
     folder: str
     variables: Mapping[str, str] = {}
+    output: str | None = None
 
     def line(self) -> str:
         """Format the command for a shell that is in its folder."""
         return " ".join([*(f"{key}={shlex.quote(value)}" for key, value in self.variables.items()),
-                         shell_command(*self.arguments)])
+                         shell_command(*self.arguments), *([f"> {shlex.quote(self.output)}"] if self.output else [])])
 
 
 class _Checkout(NamedTuple):
@@ -97,8 +103,9 @@ class Steps(Frozen):
 
 def _execute(command: Command) -> int:
     print(command.line(), flush=True)
-    return subprocess.run(command.arguments, cwd=command.folder, check=False,
-                          env={**process.environment_outside_slurm(), **command.variables}).returncode
+    with open(command.output, "xb") if command.output else contextlib.nullcontext() as output:
+        return subprocess.run(command.arguments, cwd=command.folder, check=False, stdout=output,
+                              env={**process.environment_outside_slurm(), **command.variables}).returncode
 
 
 def plan_steps(run: str, project: str) -> Steps:
@@ -116,7 +123,7 @@ def plan_steps(run: str, project: str) -> Steps:
     config = {} if is_own_program else _config(run)
     facts = run_folder.read_facts(run) if is_own_program else config.get("facts")
     facts = _checked(facts if isinstance(facts, dict) else {}, _FACTS, run)
-    owner = ownership.other_owner(run, folder, *(os.path.join(run, name) for name in (
+    owner = ownership.other_owner(run_files.location(run), folder, *(os.path.join(run, name) for name in (
         run_folder.SPEC, run_folder.CONFIG)), os.path.join(folder, run_folder.CODE_RECORD))
     if owner:
         notes.append(f"these files belong to {owner}: read their code before you run it")
@@ -130,10 +137,12 @@ def plan_steps(run: str, project: str) -> Steps:
         home = _repository(record, project)
         checkout, more_notes = _worktree(folder, record, facts, home, is_own_program)
         notes += more_notes
-    if run_files.is_archived(run):  # the code of that time may not read archives
-        checkout.commands.insert(0, Command([sys.executable, "experiments.py", "unarchive", run], project))
     repeat = run_folder.free_repeat_name(run)
-    start = _own_start(run, repeat, checkout) if is_own_program else _start(run, config, facts, checkout)
+    if is_own_program:
+        start = [*_copy_spec(run, run_folder.SPEC, repeat, checkout), Command(
+            [sys.executable, "train.py", os.path.join(repeat, run_folder.SPEC)], checkout.project)]
+    else:
+        start = _start(run, repeat, config, facts, checkout)
     return Steps(repeat, [*checkout.commands, *start], checkout.cleanup,
                  [*notes, *_notes(record, facts, spec.get("COMMAND", ()))], checkout.tree, owner)
 
@@ -273,27 +282,39 @@ def _current_code(folder: str, record: dict[str, Any], run: str) -> tuple[_Check
     return _Checkout(project, project, [], []), [f"its code was not in git; this uses {project} as it is {state}"]
 
 
-def _start(run: str, config: dict[str, Any], facts: dict[str, Any], checkout: _Checkout) -> list[Command]:
+def _start(run: str, repeat: str, config: dict[str, Any], facts: dict[str, Any], checkout: _Checkout) -> list[Command]:
     """Return the commands that start train.py with the config of a run."""
     path = os.path.join(run, run_folder.CONFIG)
     variables = {"GRIDIRON_THREADS": str(facts["threads"])} if facts.get("threads") else {}
     commands = []
-    if checkout.tree and not facts[code_state.CODE] and config.get("output_dir") != run:
+    if run_files.is_archived(run):  # the code of that time may not read archives
+        path = os.path.join(repeat, run_folder.SPEC)
+        # of what Gridiron wrote, output_dir is one line, and facts the last key
+        commands = [*_copy_spec(run, run_folder.CONFIG, repeat, checkout), Command(
+            ["sed", "-i", "-e", "/^output_dir: /d", "-e", "/^facts:/,$d", path], checkout.home)]
+    elif checkout.tree and not facts[code_state.CODE] and config.get("output_dir") != run:
         # the batch was moved, and code of that age writes to output_dir
         copy = os.path.join(checkout.project, run_folder.CONFIG)
         value = re.sub(r"[\\&|]", r"\\\g<0>", json.dumps(run))
-        commands = [["cp", path, copy], ["sed", "-i", f"s|^output_dir: .*|output_dir: {value}|", copy]]
+        commands = [Command(["cp", path, copy], checkout.home), Command(
+            ["sed", "-i", f"s|^output_dir: .*|output_dir: {value}|", copy], checkout.home)]
         path = copy
     start = [sys.executable, os.path.join(checkout.project, "train.py"), path]
-    return [*(Command(arguments, checkout.home) for arguments in commands), Command(start, checkout.home, variables)]
+    return [*commands, Command(start, checkout.home, variables)]
 
 
-def _own_start(run: str, repeat: str, checkout: _Checkout) -> list[Command]:
-    """Return the commands that start a program of the user's own with the spec of a run."""
+def _copy_spec(run: str, name: str, repeat: str, checkout: _Checkout) -> list[Command]:
+    """Return the commands that make the folder of a repeat, with a file of the run, `name`, as its spec.
+
+    A file of an archived run is read by Python's zipfile, so that nothing of the archive has to be brought back.
+    """
     spec = os.path.join(repeat, run_folder.SPEC)
-    return [Command(["mkdir", repeat], checkout.home),
-            Command(["cp", os.path.join(run, run_folder.SPEC), spec], checkout.home),
-            Command([sys.executable, "train.py", spec], checkout.project)]
+    if run_files.is_archived(run):
+        member = f"{os.path.basename(run)}/{name}"
+        copy = Command([sys.executable, "-c", _PRINT_MEMBER, run_files.location(run), member], checkout.home, {}, spec)
+    else:
+        copy = Command(["cp", os.path.join(run, name), spec], checkout.home)
+    return [Command(["mkdir", repeat], checkout.home), copy]
 
 
 def _notes(record: dict[str, Any], facts: dict[str, Any], command: Sequence[str]) -> list[str]:

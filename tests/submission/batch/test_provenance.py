@@ -15,7 +15,7 @@ import experiments
 import submit_multiple
 from src.analysis.reading.results import read_experiments
 from src.errors import BatchError
-from src.io import secrets
+from src.io import ownership, secrets, yaml_io
 from src.submission.batch import provenance, reproduce
 from tests.analysis.test_report import text_of
 from tests.conftest import ROOT
@@ -319,6 +319,47 @@ def test_moved_batch_is_reproduced_where_it_is(repository: Project, is_old_code:
     assert list(repository.results.iterdir()) == []
 
 
+def test_archived_run_is_reproduced_from_the_archive(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a train.py that does not read archives, and without a change of the archive."""
+    assert repository.submit(repository.spec, "--local", "-y") == 0
+    batch, run = repository.batch, repository.runs()[1]
+    (repository.folder / "train.py").write_text(ENTRY + "# has changed\n")
+    (run / "config.yaml").chmod(0o640)
+    assert experiments.main(["archive", str(batch)]) == 0
+    volume, = (batch / "archive").iterdir()
+    before = volume.read_bytes()
+    capsys.readouterr()
+    assert experiments.main(["reproduce", str(run)]) == 0
+    script = capsys.readouterr().out
+    assert "unarchive" not in script and sorted(path.name for path in batch.iterdir()) == [
+        "archive", "code", "job.yaml", "submissions"]
+    assert experiments.main(["reproduce", str(run), "--run"]) == 0
+    assert capsys.readouterr().out.endswith("\nidentical: 1 epoch, 2 columns\n")
+    repeat = run.with_name(f"{run.name}-repeat-1")
+    assert result(repeat) == [3, 4, "3"] and not run.exists() and volume.read_bytes() == before
+    assert yaml_io.load_flat((repeat / "spec.yaml").read_text(), "") == {"batch_size": 8, "base_lr": 1}
+    experiments.main(["delete", "-y", str(repeat)])
+    subprocess.run(["bash", "-ec", script], check=True, capture_output=True)  # the printed commands do the same
+    assert result(repeat) == [3, 4, "3"] and worktrees(repository) == 1
+    # an archived repeat is not taken for a free name
+    assert experiments.main(["archive", str(batch)]) == 0 and not repeat.exists()
+    assert experiments.main(["reproduce", str(repeat), "--run"]) == 0
+    assert result(run.with_name(f"{repeat.name}-repeat-1")) == [3, 4, "3"]
+    assert experiments.main(["reproduce", str(run), "--run"]) == 0
+    assert result(run.with_name(f"{run.name}-repeat-2")) == [3, 4, "3"] and not repeat.exists()
+
+
+def test_archived_run_of_another_user_needs_trust(repository: Project, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert repository.submit(repository.spec, "--local", "-y") == 0
+    run = repository.runs()[0]
+    assert experiments.main(["archive", str(repository.batch)]) == 0
+    volume = str(repository.batch / "archive" / "1.zip")
+    monkeypatch.setattr(ownership, "other_owner", lambda *paths: "mallory" if volume in paths else None)
+    assert experiments.main(["reproduce", str(run), "--run"]) == 2
+    assert "this executes code of mallory" in capsys.readouterr().err
+
+
 OWN = """\
 import json, pathlib, sys, known
 folder = pathlib.Path(sys.argv[2])
@@ -382,6 +423,16 @@ def test_own_program_is_reproduced_with_its_code_command_and_data(own_program: P
     subprocess.run(["bash", "-ec", script], check=True, capture_output=True)  # the printed commands do the same
     assert (run.with_name(f"{run.name}-repeat-2") / "stats.csv").read_text() == "epoch,loss\n1,25.0\n"
     assert worktrees(own_program) == 1 and (own_program.folder / "more.py").read_text() == "RATE = 60\n"
+
+
+def test_archived_run_of_own_program_is_reproduced(own_program: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own_program.submit(own_program.spec, "--local", "-y") == 0
+    run = own_program.runs()[0]
+    spec = (run / "spec.yaml").read_text()
+    assert experiments.main(["archive", str(own_program.batch)]) == 0
+    assert experiments.main(["reproduce", str(run), "--run"]) == 0
+    assert capsys.readouterr().out.endswith("\nidentical: 1 epoch, 2 columns\n") and not run.exists()
+    assert (run.with_name(f"{run.name}-repeat-1") / "spec.yaml").read_text() == spec
 
 
 def test_runs_of_different_code_in_one_batch_are_announced(own_program: Project,
