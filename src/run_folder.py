@@ -56,6 +56,7 @@ SWEEP_CONFIG = "sweep.yaml"  # the parameters for an external program, in the fo
 ARGUMENTS = "arguments.json"  # the same as JSON
 FACTS = "facts.json"  # of an external program: host, duration, commit, command, hashes of its scripts
 LOCAL_LOG = "local.out"  # output of a run that a worker runs without Slurm
+ARCHIVES = "archives"  # key of the claim of a process that does not run the run, but moves it into an archive
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the possible contents of `done`

@@ -15,7 +15,6 @@ from src.commands.command_output import Output
 from src.commands.common import PROJECT, confirm
 from src.errors import BatchError, shell_command
 from src.io import files
-from src.search import definition
 from src.submission.batch import batch_folder
 from src.submission.planning.tickets import require_none_alive
 from src.submission.status import retry_policy, run_lookup, states, status
@@ -27,6 +26,10 @@ from src.submission.system.terminal import count
 if TYPE_CHECKING:
     from src.commands import documents
     from src.submission.storage.archiving import Archived
+
+
+# states of runs that have ended without a `done` file
+_UNFINISHED = retry_policy.RETRIED - {states.NEW} | {states.PAUSED}
 
 
 def add_rename(parser: argparse.ArgumentParser) -> None:
@@ -129,19 +132,14 @@ def _archive_runs(batch: str, ended: Mapping[str, Run], drop_checkpoints: bool) 
     from src.submission.storage import archiving
 
     tickets = {name: run.ticket for name, run in ended.items()}
-    failed = [name for name, run in ended.items() if run.state.name not in retry_policy.ENDED_WELL]
+    failed = [name for name, run in ended.items() if run.state.name in _UNFINISHED]
     with files.report_os_errors(batch, "nothing was lost; give the same command again"):
         return archiving.archive(batch, tickets, failed, drop_checkpoints)
 
 
 def _ended_runs(observation: Observation) -> dict[str, Run]:
-    """Return the runs that have ended, by name: well, or so that `-r` submits them again.
-
-    Of a search only the first: its workers decide while they run which of the others continue.
-    """
-    ended = retry_policy.ENDED_WELL
-    if not definition.is_search(observation.path):
-        ended |= retry_policy.RETRIED - {states.NEW}
+    """Return the runs that have ended, by name: well, paused by their search, or so that `-r` submits them again."""
+    ended = retry_policy.ENDED_WELL | _UNFINISHED
     return {name: run for name, run in observation.runs.items() if run.state.name in ended and run.host is None}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from src import run_folder
 from src.commands.command_output import Output
 from src.commands.common import confirm, observe_batches
-from src.search import definition, summary
+from src.search import summary
 from src.submission.batch import batch_folder
 from src.submission.status import retry_policy, run_lookup, states
 from src.submission.status.observation import Observation, Run
@@ -105,9 +105,8 @@ def clean(options: argparse.Namespace) -> Output:
 def _without_states(observation: Observation, state_names: Iterable[str]) -> Iterator[Run]:
     """Yield the runs in other states; a paused trial only if its search is over: until then it may be continued."""
     kept = {*state_names}
-    if observation.count((states.PAUSED,)):
-        search = definition.read(observation.path)
-        kept |= set() if search and summary.is_over(observation.path, search) else {states.PAUSED}
+    if observation.count((states.PAUSED,)) and summary.may_continue(observation.path):
+        kept.add(states.PAUSED)
     return (run for run in observation.runs.values() if run.state.name not in kept)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from src import run_folder
+from src.archive import run_files
 from src.io import files, yaml_io
 from src.search import asha, hyperband, samplers
 from src.search import decision as decisions
@@ -156,11 +157,16 @@ def _make(history: History, draft: Decision, who: Mapping[str, Any] | None) -> b
     return len(history.decisions) > decision.number
 
 
-def _start(history: History, trial: Trial, ticket: int) -> Start:
-    """Return how to start a trial, after making its run folder. Several processes may make it at once."""
+def _start(history: History, trial: Trial, ticket: int) -> Start | Wait:
+    """Return how to start a trial, after making its run folder. Several processes may make it at once.
+
+    Wait if it is archived.
+    """
     folder = os.path.join(history.batch, trial.run)
     spec = os.path.join(folder, run_folder.SPEC)
     if not files.read_text(spec):  # missing, or empty after a power cut
+        if run_files.is_archived(folder):  # the search is over, with an error: a new folder would hide the archived one
+            return Wait()
         files.make_folder(folder)
         files.write_atomic(spec, yaml_io.dump_flat(dict(trial.parameters)))
     search = history.search

@@ -111,6 +111,10 @@ class History:
         has_worker = bool(self.decisions[startable.trial.decided].who)
         return not has_worker or now - startable.seen >= self._grace
 
+    def resumable_runs(self) -> list[str]:
+        """Return the runs of the trials that workers may start or resume: open ones, and those paused at a rung."""
+        return [trial.run for trial in self.current.trials if trial.state in (ledgers.OPEN, ledgers.PAUSED)]
+
     def is_stopped(self, trial: int) -> bool:
         """Return whether a decision has stopped a trial, which may still run."""
         return self.ledger.trials[trial].is_stopped

@@ -73,12 +73,12 @@ def _last_end(run: RunFolder, is_dead: IsDead | None) -> str | None:
     if not run.claims:
         return None
     newest, last = run.claims[-1], run.last_attempt()
-    if last and last["ticket"] == newest:
+    is_current = last is not None and last["ticket"] == newest
+    holder = {} if is_current else run.claim(newest)
+    if last and (is_current or holder.get(run_folder.ARCHIVES)):  # a claim to archive the run starts nothing
         if how := last.get("how"):
             return str(how)
-        holder = last.get("who") or run.claim(newest)
-    else:
-        holder = run.claim(newest)
+        holder = last.get("who") or run.claim(last["ticket"])
     return _LOST if holder and is_dead is not None and is_dead(run, holder) and not _is_outdated(run) else None
 
 

@@ -118,6 +118,12 @@ def is_over(batch: str | os.PathLike[str], search: Search) -> bool:
     return bool(_read(batch).get("trials", -1) >= search.trials)
 
 
+def may_continue(batch: str | os.PathLike[str]) -> bool:
+    """Return whether a batch is a search that is not over: its workers, or later ones, may start and resume trials."""
+    search = read(batch)
+    return search is not None and not is_over(batch, search)
+
+
 def unfinished(batch: str | os.PathLike[str]) -> str | None:
     """Return `10 of 30 trials started`, or why it could not go on, for a search that is not complete; else None."""
     search = read(batch)

@@ -12,12 +12,13 @@ import experiments
 from src import run_folder
 from src.analysis.reading import arrays, runs
 from src.analysis.reading.results import read_results
-from src.archive import run_files
 from src.errors import BatchError
 from src.submission.batch import batch_folder, claims
 from src.submission.job import attempt
 from src.submission.system import process
+from tests.conftest import ROOT
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
+from tests.searching import ASHA, assert_sound, decisions_of, states_of, write
 from tests.submission.conftest import Project, project
 
 __all__ = ["fake_slurm", "project"]  # fixtures
@@ -77,6 +78,51 @@ def test_commands_read_archived_runs_as_before(batch: Path, commands: Commands) 
     assert commands.run("status", moved).count("done") == before[0].count("done")
     assert commands.run("unarchive", f"{moved}:0") == f"{moved}: 1 run brought back\n"
     assert names(moved) == [run]
+
+
+def test_search_that_is_over_is_archived_read_and_extended(project: Project, commands: Commands,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(batch_folder.RESULTS_VARIABLE, str(project.results))
+    (project.folder / "train.py").write_text((ROOT / "tests" / "submission" / "search_entry.py").read_text())
+    write(project)
+    assert project.submit(project.spec, "--local", "-y") == 0
+    batch, decisions = project.batch, decisions_of(project.batch)
+    ways = [("status", batch), ("search", batch), ("search", batch, "--replay"), ("query", batch, "base_lr > 0"),
+            ("best", batch), ("wait", batch)]
+    before, results, states = [commands.run(*way) for way in ways], read_results(batch), states_of(batch)
+    search = json.loads(commands.run("status", batch, "--json"))[0]["search"]
+    out = commands.run("archive", batch)
+    assert "18 runs archived" in out and "left alone" not in out and names(batch) == []
+    assert [commands.run(*way) for way in ways] == before and states_of(batch) == states
+    assert json.loads(commands.run("status", batch, "--json"))[0]["search"] == search
+    archived = read_results(batch)
+    assert archived.config.equals(results.config) and archived.long.equals(results.long)
+    assert commands.run("report", batch) and commands.run("compare", batch, batch)
+    for again in (("-r", batch), (project.spec,)):
+        assert project.submit(*again, "--local", "-y") == 0 and names(batch) == []
+    write(project, ASHA.replace("18", "30"))
+    assert project.submit(project.spec, "--local", "-y", "--extend") == 0
+    ended = {run.name for run in map(run_folder.RunFolder.read, map(batch.joinpath, run_folder.run_names(batch)[:18]))
+             if run.ended and not (batch / run.name).exists()}
+    assert 1 <= len(ended) < 18, "only trials that were done stay in the archive"
+    promoted = {record["trial"] for record in decisions_of(batch)[len(decisions):] if record["kind"] == "promote"}
+    assert any(trial < 18 for trial in promoted), "a trial that was archived was resumed"
+    commands.run("unarchive", batch)
+    assert decisions_of(batch)[:len(decisions)] == decisions
+    assert_sound(batch, 30)
+
+
+def test_search_that_is_not_over_keeps_trials_that_may_continue(project: Project, commands: Commands) -> None:
+    (project.folder / "train.py").write_text((ROOT / "tests" / "submission" / "search_entry.py").read_text())
+    write(project)
+    assert project.submit(project.spec, "--local", "-y") == 0
+    batch, (done, paused) = project.batch, map(states_of(project.batch).get, ("done", "paused"))
+    (batch / "search" / "finished.json").unlink()  # as if its workers had been killed before they recorded it
+    out = commands.run("archive", batch)
+    assert f"{done} run" in out and f"{paused} runs left alone: its search is not over, and may continue it" in out
+    assert len(names(batch)) == paused
+    assert project.submit("-r", batch, "--local", "-y") == 0
+    assert f"{paused} runs archived" in commands.run("archive", batch) and names(batch) == []
 
 
 def test_documents(batch: Path, commands: Commands) -> None:

@@ -242,6 +242,18 @@ def test_ends_that_are_no_failures_do_not_count(tmp_path: Path, how: str) -> Non
     assert isinstance(step(history), Start)
 
 
+def test_a_claim_to_archive_is_no_start(tmp_path: Path) -> None:
+    """A process of another machine died as it archived the trial; nobody here can find out that it is gone."""
+    batch = make_batch(tmp_path / "b", trials=1)
+    history = history_of(batch)
+    execute(start(history), 9, "failed")
+    claim = Path(batch, name_run(0, {}), run_folder.claim_name(2))
+    claim.write_text(json.dumps({**process.identity(), "boot_id": "another", "host": "another"}))
+    assert isinstance(step(history_of(batch, grace=0.0)), Wait)
+    claim.write_text(json.dumps({**json.loads(claim.read_text()), run_folder.ARCHIVES: True}))
+    assert start(history_of(batch, grace=0.0)).ticket == 3
+
+
 def test_a_search_without_its_metric_stops_and_says_so(tmp_path: Path) -> None:
     history = history_of(make_batch(tmp_path / "b", metric="val/acuracy"))
     execute(start(history), 9)

@@ -58,7 +58,6 @@ from src.submission.batch import journal
 from src.submission.system import process
 
 YIELDED = "yielded"  # key of an attempt's record: it made way for other runs of its worker, which starts it again
-_ARCHIVES = "archives"  # key of the claim of a process that does not run the run
 
 
 class Superseded(Exception):
@@ -104,9 +103,9 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
         if identity["restart"] > holder.get("restart", 0) or has_ended and not in_worker:
             return next_attempt
     elif by_hand:
-        if last.get("how") and not holder.get(_ARCHIVES) or process.is_alive(holder) is False:
+        if last.get("how") and not holder.get(run_folder.ARCHIVES) or process.is_alive(holder) is False:
             return claim(folder, ticket + 1, in_worker=True)  # no message if another process is faster
-        doing = "being archived" if holder.get(_ARCHIVES) else "already running"
+        doing = "being archived" if holder.get(run_folder.ARCHIVES) else "already running"
         raise BatchError(f"this run is {doing}: {process.describe(holder)}", where=folder,
                          hint=f"`python experiments.py status {os.path.dirname(folder)}` shows its progress")
     if not in_worker:  # workers try every run; a Slurm job has its log to itself
@@ -121,13 +120,13 @@ def claim_to_archive(folder: str, ticket: int) -> str | None:
     ticket: its newest. The claim is of the next one.
     """
     name = run_folder.claim_name(ticket + 1)
-    record = {**process.identity(), _ARCHIVES: True}
+    record = {**process.identity(), run_folder.ARCHIVES: True}
     return name if files.create_exclusive(os.path.join(folder, name), json.dumps(record) + "\n", sync=False) else None
 
 
 def is_claim_to_archive(run: RunFolder, ticket: int) -> bool:
     """Return whether a claim is of a process that archived the run, and was interrupted."""
-    return bool(run.claim(ticket).get(_ARCHIVES))
+    return bool(run.claim(ticket).get(run_folder.ARCHIVES))
 
 
 def create_attempt(folder: str, ticket: int, number: int, record: dict[str, Any]) -> bool:

@@ -57,10 +57,21 @@ def write_batch(plan: SubmissionPlan, launch: LaunchSettings, submission: Submis
     if not plan.is_new:
         from src.submission.storage import archiving  # most submissions make a new batch
 
-        archiving.restore_submitted(plan.batch, record["tickets"])
+        archiving.restore_submitted(plan.batch, [*record["tickets"], *_resumable_trials(plan)])
     for path, tasks in (submission.tasks if submission else {}).items():
         task_files.write(path, tasks)
     return Journal(plan.batch, launch.token)
+
+
+def _resumable_trials(plan: SubmissionPlan) -> list[str]:
+    """Return the runs that workers of a search may resume; they have no tickets, since their workers choose them."""
+    if not plan.search:
+        return []
+    from src.search.history import History  # few batches are searches
+
+    history = History(plan.batch, plan.search)
+    history.refresh()
+    return history.resumable_runs()
 
 
 def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None,

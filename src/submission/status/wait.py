@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from src.errors import BatchError, shell_command
-from src.search import definition, summary
+from src.search import summary
 from src.submission.batch import journal
 from src.submission.slurm import client
 from src.submission.status import retry_policy, states
@@ -94,8 +94,7 @@ def watch(read: Callable[[SlurmView], list[Observation]], every: float, interval
 
 def goes_on(observation: Observation) -> bool:
     """Return whether a batch is a search whose workers choose further trials: one of them is alive or in the queue."""
-    search = definition.read(observation.path)
-    if search is None or summary.is_over(observation.path, search):
+    if not summary.may_continue(observation.path):
         return False
     return any(map(process.is_alive, observation.history.open_submitters)) or bool(worker_jobs(observation))
 

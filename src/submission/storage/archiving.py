@@ -13,6 +13,10 @@ A run that failed may be submitted again at that time: after the claim, the jour
 the folder. A submission writes its tickets to a journal, brings back archived runs among them (`restore_submitted`),
 and calls sbatch or starts a worker, in this order. So one of the two sees the other, and no start lacks its folder.
 
+Trials of a search have no tickets in journals: its workers choose them. They are archived without a `done` file only if
+the search is over, which is read again after the claim. An extension writes the new number of trials, with which the
+search is not over, then brings back all trials that may continue, and starts workers, in this order.
+
 One process at a time does this in a batch (archive_lock.py).
 `_recover` finishes what a crash left. To bring a run back, its folder is written under a hidden name, synced and
 renamed; then its name is added to the removed ones of the archive.
@@ -35,6 +39,7 @@ from src.archive.writer import Entry, NotPackable
 from src.errors import BatchError
 from src.io import deletion
 from src.run_folder import RunFolder
+from src.search import definition, summary
 from src.submission.batch import claims, heartbeat, journal
 from src.submission.storage import archive_lock
 from src.submission.system import process
@@ -46,6 +51,7 @@ _UNPUBLISHED = re.compile(r"\.new\.zip\.(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{12}
 _ABANDONED_SECONDS = 86400.0  # after which the process of another machine that made a hidden folder counts as dead
 _THREADS = 16
 _SUBMITTED = "it was submitted or claimed again"
+_SEARCH_CONTINUES = "its search is not over, and may continue it"
 _CHANGED = "its files changed while it was packed"
 _PARTIAL_CLAIM = re.compile(r"\.claim-\d+\..+\.tmp\Z")
 _CHECKPOINT = re.compile(r"(?:.*/)?(?:best_checkpoint|checkpoint-\d+|resume-\d+)\.pt\Z")
@@ -62,7 +68,8 @@ def archive(batch: str, tickets: Mapping[str, int], failed: Collection[str] = ()
             ) -> Archived:
     """Move runs that have ended into the archive of their batch.
 
-    tickets: the newest ticket of each run. failed: those of them that have ended without a `done` file, by their state.
+    tickets: the newest ticket of each run. failed: those of them that have ended without a `done` file, by their state;
+    of a search that is over, also paused ones.
     drop_checkpoints: delete the checkpoints of runs that ended well instead of packing them.
     BatchError if the archive cannot be written; then no folder was removed.
     """
@@ -72,11 +79,13 @@ def archive(batch: str, tickets: Mapping[str, int], failed: Collection[str] = ()
 
 def _archive(batch: str, tickets: Mapping[str, int], failed: Collection[str], drop_checkpoints: bool) -> Archived:
     _recover(batch)
-    now = heartbeat.file_system_time(batch)
+    now, may_continue = heartbeat.file_system_time(batch), summary.may_continue(batch)
     packed: dict[str, list[Entry]] = {}
     left: dict[str, str] = {}
     for name, ticket in tickets.items():
         try:
+            if name in failed and may_continue:
+                raise NotPackable(_SEARCH_CONTINUES)
             packed[name] = _list(batch, name, ticket, now, name in failed, drop_checkpoints)
         except NotPackable as reason:
             left[name] = str(reason)
@@ -90,10 +99,11 @@ def _archive(batch: str, tickets: Mapping[str, int], failed: Collection[str], dr
     archived = []
     claimed = {name: _claim(batch, name, tickets[name]) for name in packed if name not in changed}
     newest = {name: ticket.number for name, ticket in journal.read_history(batch).tickets.items()}
+    extended = {*failed} if summary.may_continue(batch) else set()
     for name, own in claimed.items():
-        if newest.get(name, 0) > tickets[name] and own:
+        if own and (newest.get(name, 0) > tickets[name] or name in extended):
             _release(os.path.join(batch, name), own)
-            left[name] = _SUBMITTED
+            left[name] = _SEARCH_CONTINUES if name in extended else _SUBMITTED
         elif problem := _remove(batch, name, own, packed[name], drop_checkpoints and name not in failed):
             left[name] = problem
         else:
@@ -140,7 +150,9 @@ def _sign_of_life(run: RunFolder, ticket: int, own: Collection[str], has_failed:
         return "it has not ended"
     if run.ended is None and not attempt:
         return "it has not started"
-    if run.ended is None and attempt.get("how") in (run_folder.REQUEUED, run_folder.PAUSED):
+    is_paused = attempt.get("how") == run_folder.PAUSED
+    if run.ended is None and (attempt.get("how") == run_folder.REQUEUED or is_paused and not definition.is_search(
+            os.path.dirname(run.path))):
         return "another start of it was requested"
     if max(newest, ticket) > attempt.get("ticket", newest):
         return _SUBMITTED
