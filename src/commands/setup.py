@@ -4,15 +4,16 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from src.commands.command_output import Output
 from src.commands.common import PROJECT
 from src.errors import BatchError
-from src.io import files
+from src.io import files, packed_copy
 from src.submission.batch import batch_folder
-from src.submission.setup import files_to_write, scripts, storage, trial_run
+from src.submission.setup import files_to_write, job_python, scripts, storage, trial_run
 from src.submission.setup.scripts import Script
 from src.submission.setup.site import Partition, Site, read_site
 from src.submission.slurm import client, directives
@@ -50,15 +51,16 @@ def setup(options: argparse.Namespace) -> Output:
         raise BatchError("setup asks questions", where="command line", hint="with --json, add --yes")
     choose = _take_first if options.yes else _ask_choice
     site = read_site(getpass.getuser())
-    written: list[str] = []
-    left_alone: list[str] = []
     if site is None:
-        print("Slurm does not answer on this machine: set up for runs on it (--local)")
+        print("Slurm's controller does not answer: repeat `python experiments.py setup` when it does; until then, runs "
+              "start on this machine (--local)" if shutil.which("scontrol") else
+              "no Slurm on this machine: runs start on it (--local)")
     elif not site.with_gpu(None):
-        raise BatchError("no partition is up that this user may use", where="Slurm",
+        raise BatchError("no partition is up that you may use", where="Slurm",
                          hint="`sinfo` and `scontrol show partition` list them; ask the administrators for access")
-    else:
-        written, left_alone = _write_scripts(site, choose)
+    made = [_activate_script(), *([_accepted(script, site.accounts) for script in _scripts(site, _decide(
+        site, choose))] if site else [])]
+    written, left_alone = _write(made, choose)
     links, kept = _link_folders(choose)
     run = None if options.no_test else _test(site, options.wait)
     document: documents.Setup = {
@@ -68,21 +70,36 @@ def setup(options: argparse.Namespace) -> Output:
     return Output(_closing_lines(where, run), document, int(bool(run and run.problem)))
 
 
-def _write_scripts(site: Site, choose: Choose) -> tuple[list[str], list[str]]:
-    """Ask, and write the submit scripts. Return the names of those that were written, and of edited ones."""
-    decisions = _decide(site, choose)
-    made = [_accepted(script, site.accounts) for script in _scripts(site, decisions)]
+def _write(made: Sequence[Script], choose: Choose) -> tuple[list[str], list[str]]:
+    """Show what would be written, ask, and write it. Return the names of the written files, and of edited ones."""
     changes, edited = files_to_write.plan_changes(PROJECT, {script.name: script.text for script in made})
     print("\n".join(table([(script.name, "; ".join(script.reasons)) for script in made])))
     for name in edited:
-        print(f"kept  {name}: somebody has edited it, so it is left alone; remove it to have it written anew")
+        print(f"kept  {name}: it was edited; {files_to_write.restore_hint(name)}, and setup writes it again")
     for change in changes:
         print("\n".join(change.diff()))
-    if changes and choose("Write these files?", [("yes", ""), ("no", "")]) == "yes":
-        for change in changes:
-            files_to_write.write(change)
-        return [os.path.basename(change.path) for change in changes], edited
-    return [], edited
+    if changes and choose("Write these files?", [("yes", ""), ("no", "")]) != "yes":
+        raise BatchError("nothing was written", where="setup",
+                         hint="docs/cluster.md describes how to adapt the submit scripts by hand")
+    for change in changes:
+        files_to_write.write(change)
+    return [os.path.basename(change.path) for change in changes], edited
+
+
+def _activate_script() -> Script:
+    """Return activate.sh for the environment of the project, or of this Python, and the loaded modules."""
+    template = files_to_write.without_mark(_template(job_python.NAME))
+    python = job_python.find_python(PROJECT, packed_copy.environment()[0], os.environ.get("CONDA_EXE"))
+    return job_python.activate_script(template, python, job_python.loaded_modules(os.environ, template))
+
+
+def _template(name: str) -> str:
+    """Return the text of a shipped file, or of the one that an earlier setup made from it."""
+    text = files.read_text(os.path.join(PROJECT, name))
+    if text is None:
+        raise BatchError("this file is missing, from which setup makes others", where=name,
+                         hint=f"`git checkout {name}` restores it")
+    return text
 
 
 def _decide(site: Site, choose: Choose) -> Decisions:
@@ -110,8 +127,10 @@ def _choose_partition(question: str, partitions: Sequence[Partition], choose: Ch
 
 
 def _scripts(site: Site, decisions: Decisions) -> list[Script]:
-    cpu_template, gpu_template = (files.read_text(os.path.join(PROJECT, name)) or "" for name in (
-        _CPU_TEMPLATE, _GPU_TEMPLATE))
+    cpu_template, gpu_template = map(_template, (_CPU_TEMPLATE, _GPU_TEMPLATE))
+    if decisions.gpu_partitions and "gres" not in directives.effective(gpu_template):
+        raise BatchError("no line `#SBATCH --gres=…`, from which setup makes the scripts for GPUs", where=_GPU_TEMPLATE,
+                         hint=f"`git checkout {_GPU_TEMPLATE}` restores the shipped one")
     made = [scripts.cpu_script(files_to_write.without_mark(cpu_template), decisions.cpu_partition, decisions.account)]
     for gpu, partition in decisions.gpu_partitions.items():
         node = max(site.nodes_of(partition.name, gpu), key=lambda node: node.nodes)
@@ -131,7 +150,7 @@ def _accepted(script: Script, accounts: Sequence[str]) -> Script:
     if message and "account" in message.lower() and "#SBATCH --account=" not in script.text and accounts:
         script = scripts.naming_account(script, accounts[0], message)
         message = _objection(script)
-    return script._replace(reasons=(*script.reasons, f"sbatch says: {message}")) if message else script
+    return script._replace(reasons=(*script.reasons, f"sbatch: {message}")) if message else script
 
 
 def _objection(script: Script) -> str | None:
@@ -148,28 +167,27 @@ def _objection(script: Script) -> str | None:
 
 
 def _link_folders(choose: Choose) -> tuple[dict[str, str], list[str]]:
-    """Ask where results and data lie, and make links. Return them, target by path, and the folders that stay."""
-    home = os.path.expanduser("~")
-    found = storage.places(home, getpass.getuser(), os.environ)
-    here = storage.Place("here", storage.free_bytes(PROJECT))
-    links, kept = storage.plan_links(PROJECT, found[0].path) if found else ({}, [])
+    """Ask where results and data are kept, and make links. Return them, target by path, and the folders that stay."""
+    places = storage.places(PROJECT, os.path.expanduser("~"), getpass.getuser(), os.environ)
+    links, kept = storage.plan_links(PROJECT, places[0].path) if places else ({}, [])
     if not links:
         return {}, kept
-    places = sorted([*found, here], key=lambda place: -place.free)
-    path = choose(f"Where shall {' and '.join(sorted(map(os.path.basename, links)))} lie?",
+    names = " and ".join(sorted(map(os.path.basename, links)))
+    path = choose(f"Where to keep {names}? (quotas are not taken into account)",
                   [(place.path, place.description()) for place in places])
-    if path == here.path:
+    if path == PROJECT:
         return {}, kept
     links, kept = storage.plan_links(PROJECT, path)
     for link, target in links.items():
+        has_files = bool(files.list_folder(target))
         storage.make_link(link, target)
-        print(f"link  {os.path.basename(link)} -> {target}")
+        print(f"link  {os.path.basename(link)} -> {target}{' (has files already)' * has_files}")
     return links, kept
 
 
 def _test(site: Site | None, patience: float) -> trial_run.TrialRun:
     where = ["--local"] if site is None else ["-s", _CPU_TEMPLATE, "--sbatch", f"time={_test_limit()}"]
-    print("test  one run of some seconds", *where, flush=True)
+    print("test  one run of a few seconds:", *where, flush=True)
     results = os.path.join(batch_folder.results_folder(), "setup")
     if not is_terminal():
         return trial_run.submit_and_wait(PROJECT, results, where, patience)
@@ -195,10 +213,12 @@ def _closing_lines(where: str, run: trial_run.TrialRun | None) -> list[str]:
         lines.append(f"test  not done: {run.problem}")
         if run.batch:
             lines.append(f"  python experiments.py watch {run.batch}  shows it")
-        lines.append("  python experiments.py doctor  checks what this machine lacks")
+        lines.append("  python experiments.py doctor  checks this machine")
     elif run:
         lines.append(f"test  done after {format_duration(run.seconds)}")
     lines.append(f"  python submit_multiple.py jobs/digits-quickstart.yaml {where}  submits a first grid")
+    if run and not run.problem:
+        lines.append(f"  python experiments.py delete {run.batch}  deletes the test run")
     return lines
 
 
@@ -217,7 +237,7 @@ def _ask_choice(question: str, choices: Sequence[tuple[str, str]]) -> str:
             return names[int(answer) - 1]
         if answer in names:
             return answer
-        print(f"'{answer}' is none of them: a number, a name, or Enter for {names[0]}")
+        print(f"invalid answer '{answer}'; allowed: 1 to {len(names)}, a name, or Enter for {names[0]}")
 
 
 def _take_first(question: str, choices: Sequence[tuple[str, str]]) -> str:

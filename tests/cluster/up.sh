@@ -7,7 +7,8 @@
 # With LAG=1 in the environment, each node sees changes in FOLDER/shared up to 30 seconds late ($LAG_SECONDS), as on a
 # slow network file system; this requires bindfs and /dev/fuse.
 #
-# With SITE=NAME, it is a site of another kind: sites/NAME.sh changes the configuration and adds accounts.
+# With SITE=NAME, it is a site of another kind: sites/NAME.sh changes the configuration (configure_site) and, where there
+# is accounting, adds accounts (add_accounts).
 #
 # Requires root and Debian's slurm-wlm, slurmdbd, munge and mariadb-server, but neither systemd nor files in /etc: every
 # daemon has its socket, key and logs in FOLDER, and listens on a free port. A running cluster in FOLDER is kept; a broken
@@ -53,8 +54,13 @@ all_nodes_answer() {
     [[ $(timeout 3 sinfo --noheader --responding --states=idle,alloc,mix --format=%D) == "$nodes" ]]
 }
 
+has_accounting() {
+    grep --quiet '^AccountingStorageType=' "$SLURM_CONF"
+}
+
 is_up() {
-    [[ -f $SLURM_CONF && (-z $lag || $(cat "$folder/lag" 2>/dev/null) == "$lag") ]] && timeout 3 sacctmgr --noheader list cluster >/dev/null 2>&1 && all_nodes_answer 2>/dev/null
+    [[ -f $SLURM_CONF && (-z $lag || $(cat "$folder/lag" 2>/dev/null) == "$lag") ]] &&
+        { ! has_accounting || timeout 3 sacctmgr --noheader list cluster >/dev/null 2>&1; } && all_nodes_answer 2>/dev/null
 }
 
 # Print the first of six consecutive free ports, below the range of ephemeral ports.
@@ -189,13 +195,15 @@ if ! is_up; then
         configure_site
     fi
     start_munge
-    start_database
-    wait_for mariadbd mariadb-admin --no-defaults ping
+    if has_accounting; then start_database; fi
     wait_for munged munge --no-input --socket="$folder/munge.socket"
-    start slurmdbd slurmdbd -D
-    wait_for slurmdbd sacctmgr --noheader list cluster
-    sacctmgr --immediate add cluster gridiron >/dev/null
-    if [[ -n ${SITE:-} ]]; then add_accounts >/dev/null; fi
+    if has_accounting; then
+        wait_for mariadbd mariadb-admin --no-defaults ping
+        start slurmdbd slurmdbd -D
+        wait_for slurmdbd sacctmgr --noheader list cluster
+        sacctmgr --immediate add cluster gridiron >/dev/null
+        if [[ -n ${SITE:-} ]]; then add_accounts >/dev/null; fi
+    fi
     start slurmctld slurmctld -D
     for node in $(seq "$nodes"); do start "slurmd-node$node" "$here/node.sh" "$folder" "node$node"; done
     wait_for slurmctld all_nodes_answer

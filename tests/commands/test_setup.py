@@ -14,6 +14,7 @@ import pytest
 
 import experiments
 from src.commands import setup as setting_up
+from src.submission.setup import storage
 from src.submission.setup.site import NodeType, Partition, Site
 from src.submission.slurm import client
 from tests.conftest import ROOT, Slurm
@@ -46,7 +47,7 @@ def test_setup_on_slurm(slurm: Slurm, fork: Path, answers: list[str], capsys: py
     answers += ["2", "nowhere", "owner", ""]
     assert experiments.main(["setup"]) == 0
     printed = capsys.readouterr().out
-    assert "'nowhere' is none of them" in printed
+    assert "invalid answer 'nowhere'; allowed: 1 to 3, a name, or Enter for killable" in printed
     assert "new   submit_tesla_v100.sh: partition=owner, cpus-per-task=4, mem=28G, gres=gpu:1, constraint=tesla_v100" \
         in printed
     assert "test  done after" in printed
@@ -62,8 +63,64 @@ def test_setup_on_slurm(slurm: Slurm, fork: Path, answers: list[str], capsys: py
     before = {path.name: path.read_text() for path in fork.glob("submit_*.sh")}
     answers += ["owner", "owner"]  # nothing is to be written but the edited script, so no third question
     assert experiments.main(["setup", "--no-test"]) == 0
-    assert "kept  submit_cpu.sh: somebody has edited it" in capsys.readouterr().out
+    assert "kept  submit_cpu.sh: it was edited; `git checkout submit_cpu.sh` restores" in capsys.readouterr().out
     assert {path.name: path.read_text() for path in fork.glob("submit_*.sh")} == before
+
+
+def test_activate_script_is_written_for_the_environment_and_left_alone_once_edited(
+        fork: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a shell with modules, and without a .venv: the Python that runs setup is the one of jobs."""
+    monkeypatch.setattr(client, "query", lambda command: None)
+    (fork / ".venv").unlink()
+    (tmp_path / "modules" / "init").mkdir(parents=True)
+    (tmp_path / "modules" / "init" / "bash").write_text('module() { echo "module $*"; }\n')
+    monkeypatch.setenv("MODULESHOME", str(tmp_path / "modules"))
+    monkeypatch.setenv("LOADEDMODULES", "gcc/12.2:cuda/12.4")
+    monkeypatch.delenv("CONDA_EXE", raising=False)
+    assert experiments.main(["setup", "--yes", "--no-test"]) == 0
+    printed = capsys.readouterr().out
+    assert f"activate.sh  Python of {sys.prefix}; modules gcc/12.2, cuda/12.4\n" in printed
+    assert f"+environment_folder={sys.prefix}\n" in printed
+    assert "+module load gcc/12.2 cuda/12.4\n" in printed
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", "source ./activate.sh; command -v python"], cwd=fork,
+                          check=True, text=True, capture_output=True)
+    assert done.stdout.splitlines() == ["module load gcc/12.2 cuda/12.4", f"{sys.prefix}/bin/python"]
+
+    monkeypatch.delenv("LOADEDMODULES")
+    written = (fork / "activate.sh").read_text()
+    assert experiments.main(["setup", "--yes", "--no-test"]) == 0
+    assert (fork / "activate.sh").read_text() == written
+    assert "+" not in capsys.readouterr().out, "nothing to write"
+    (fork / "activate.sh").write_text(written + "export OMP_NUM_THREADS=1\n")
+    monkeypatch.setenv("LOADEDMODULES", "gcc/13")
+    assert experiments.main(["setup", "--yes", "--no-test"]) == 0
+    assert "kept  activate.sh: it was edited; `git checkout activate.sh` restores" in capsys.readouterr().out
+    assert (fork / "activate.sh").read_text() == written + "export OMP_NUM_THREADS=1\n"
+
+
+def test_answer_no_writes_nothing(fork: Path, answers: list[str], monkeypatch: pytest.MonkeyPatch,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = {"scontrol": "PartitionName=main Default=YES MaxTime=1-00:00:00 State=UP PreemptMode=OFF\n",
+               "sinfo": "main|4|16|64000|(null)|\n", "sacctmgr": ""}
+    monkeypatch.setattr(client, "query", lambda command: outputs[command[0]])
+    monkeypatch.setattr(client, "validate", lambda *_: client.Validation())
+    before = {path.name: path.read_text() for path in fork.glob("*.sh")}
+    answers += ["no"]
+    assert experiments.main(["setup"]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in fork.glob("*.sh")} == before
+
+
+@pytest.mark.parametrize(("name", "text"), [("submit_cpu.sh", None), ("submit_2080.sh", "#!/bin/bash\nexec true\n")])
+def test_shipped_script_that_is_missing_or_of_another_kind(name: str, text: str | None, fork: Path,
+                                                           monkeypatch: pytest.MonkeyPatch,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = {"scontrol": "PartitionName=main Default=YES State=UP\n", "sinfo": "main|4|16|64000|gpu:a100:4|\n",
+               "sacctmgr": ""}
+    monkeypatch.setattr(client, "query", lambda command: outputs[command[0]])
+    (fork / name).unlink() if text is None else (fork / name).write_text(text)
+    assert experiments.main(["setup", "--yes", "--no-test"]) == 2
+    assert f"`git checkout {name}` restores" in capsys.readouterr().err
 
 
 def test_setup_without_slurm(fork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +136,7 @@ def test_memory_that_slurm_refuses_is_left_out(fork: Path, monkeypatch: pytest.M
                                                capsys: pytest.CaptureFixture[str]) -> None:
     """Some clusters give memory by the number of CPUs, and refuse --mem."""
     outputs = {"scontrol": "PartitionName=main Default=YES MaxTime=1-00:00:00 State=UP PreemptMode=OFF\n",
-               "sinfo": "main|4|16|64000|(null)|\n", "sacctmgr": "ml||normal\nteaching||normal\n"}
+               "sinfo": "main|4|16|64000|(null)|\n", "sacctmgr": "ml||normal|\nteaching||normal|\n"}
     monkeypatch.setattr(client, "query", lambda command: outputs[command[0]])
 
     def validate(command: list[str], script: str) -> client.Validation:
@@ -99,12 +156,13 @@ SITES = {
     "typed_gpus": {"submit_cpu.sh": ["partition=short", "account=ml", "time=02:00:00", "mem=8G"],
                    "submit_a100.sh": ["partition=gpu", "account=ml", "qos=gpu", "gres=gpu:a100:1", "mem=32G"],
                    "submit_h100.sh": ["partition=gpu", "account=ml", "qos=gpu", "gres=gpu:h100:1", "mem=32G"]},
-    "no_memory": {"submit_cpu.sh": ["partition=batch", "account=root", "time=01:00:00"]}}
+    "no_memory": {"submit_cpu.sh": ["partition=batch", "account=root", "time=01:00:00"]},
+    "plain": {"submit_cpu.sh": ["partition=debug", "time=03:00:00", "mem=8G"]}}
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_setup_on_another_site(site: str, slurm: Slurm, fork: Path) -> None:
-    """A cluster for a site whose rules differ: accounts, QOS and GPU types; or a plugin that refuses --mem."""
+    """A cluster of another kind: accounts, QOS and GPU types; a plugin that refuses --mem; no accounting."""
     folder = Path(tempfile.mkdtemp(prefix="gridiron-site-"))
     environment = {**os.environ, "SITE": site, "LAG": "", "SLURM_CONF": str(folder / "slurm.conf")}
     try:
@@ -118,9 +176,34 @@ def test_setup_on_another_site(site: str, slurm: Slurm, fork: Path) -> None:
             lines = (fork / name).read_text().splitlines()
             assert [option for option in options if f"#SBATCH --{option}" not in lines] == []
             assert any(line.startswith("#SBATCH --mem") for line in lines) == (site != "no_memory")
+            assert any(line.startswith("#SBATCH --account") for line in lines) == (site != "plain")
             subprocess.run(["sbatch", "--hold", name, os.devnull], cwd=fork, check=True, env=environment)
     finally:
         subprocess.run([ROOT / "tests/cluster/down.sh", folder], check=True)
+
+
+def test_results_and_data_are_linked_to_the_chosen_folder(fork: Path, tmp_path: Path, answers: list[str],
+                                                          monkeypatch: pytest.MonkeyPatch,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(client, "query", lambda command: None)
+    scratch = tmp_path / "scratch"
+    (scratch / "fork" / "data").mkdir(parents=True)
+    (scratch / "fork" / "data" / "a9a").touch()
+    places = [storage.Place(str(scratch), 2 * 10**13), storage.Place(str(fork), 10**10)]
+    monkeypatch.setattr(storage, "places", lambda *_: places)
+    answers += ["2"]
+    assert experiments.main(["setup", "--no-test"]) == 0
+    assert not (fork / "results").exists(), "they stay in the project"
+    answers += [""]
+    assert experiments.main(["setup"]) == 0  # the test run goes through the links
+    printed = capsys.readouterr().out
+    assert f"1  {scratch}  20,000 GB free\n" in printed
+    assert f"link  data -> {scratch}/fork/data (has files already)\n" in printed
+    batch, = (scratch / "fork" / "results" / "setup").glob("*-setup-test")
+    assert f"python experiments.py delete results/setup/{batch.name}  deletes the test run\n" in printed
+    assert experiments.main(["setup", "--no-test"]) == 0, "both are links now, so it does not ask"
+    assert experiments.main(["delete", f"results/setup/{batch.name}", "--yes"]) == 0
+    assert not batch.exists()
 
 
 @pytest.mark.parametrize(("line", "limit"), [

@@ -11,10 +11,8 @@ from typing import NamedTuple
 from src.io import files
 
 _MARK = re.compile(r"(?m)^# written by experiments\.py setup ([0-9a-f]{12}); edit it, and it is left alone\n")
-# of the scripts as they are shipped, which nobody has adapted yet; tests/submission/setup/test_files_to_write.py
-SHIPPED = {"submit_cpu.sh": "3ad4f2cdb508"}
-
-
+# of the files as they are shipped, which nobody has adapted yet; tests/submission/setup/test_files_to_write.py
+SHIPPED = {"submit_cpu.sh": "3ad4f2cdb508", "activate.sh": "6430932bdbef"}
 _SHOWN = ("partition", "account", "qos", "cpus-per-task", "mem", "gres", "constraint", "time")
 
 
@@ -26,7 +24,7 @@ class Change(NamedTuple):
     old: str | None
 
     def diff(self) -> list[str]:
-        """Return the lines of a unified diff; of a new file what it asks of Slurm."""
+        """Return the lines of a unified diff; for a new script, its main options of sbatch."""
         name = os.path.basename(self.path)
         if self.old is None:
             options = (line.removeprefix("#SBATCH --") for line in self.text.splitlines() if line.startswith("#SBATCH"))
@@ -55,9 +53,14 @@ def plan_changes(project: str, texts: Mapping[str, str]) -> tuple[list[Change], 
 
 
 def write(change: Change) -> None:
-    """Write a file; a new script is executable."""
+    """Write a file; one that names its interpreter is executable."""
     files.write_atomic(change.path, change.text)
-    os.chmod(change.path, 0o755)
+    os.chmod(change.path, 0o755 if change.text.startswith("#!") else 0o644)
+
+
+def restore_hint(name: str) -> str:
+    """Return what to do to have setup write an edited file again."""
+    return f"`git checkout {name}` restores the shipped one" if name in SHIPPED else f"`rm {name}` removes it"
 
 
 def with_mark(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What Slurm says of a cluster and of this user: partitions, node types, GPUs, accounts and QOS. Parsing is pure."""
+"""Partitions, node types, GPUs, accounts and QOS of a cluster and a user, as Slurm prints them. Parsing is pure."""
 from __future__ import annotations
 
 import grp
@@ -61,15 +61,17 @@ class Partition(NamedTuple):
 
 
 class User(NamedTuple):
-    """What Slurm's accounting knows of a user: nothing without accounting. groups: of this machine.
+    """A user as Slurm's accounting describes them: nothing without accounting. groups: of this machine.
 
-    accounts: the default one first; default_qos: of a job that names none, empty if it is not known
+    accounts: the default one first; default_qos: of a job that names none, empty if it is not known;
+    partitions: the only ones that the associations are for, None without such a limit
     """
 
     accounts: tuple[str, ...] = ()
     qos: tuple[str, ...] = ()
     default_qos: str = ""
     groups: frozenset[str] = frozenset()
+    partitions: frozenset[str] | None = None
 
 
 class Site(NamedTuple):
@@ -108,8 +110,10 @@ def read_site(user: str) -> Site | None:
     nodes = client.query(["sinfo", "--all", "--noheader", "--exact", "--format=%R|%D|%c|%m|%G|%f"])
     if partitions is None or nodes is None:
         return None
+    cluster = re.search(r"(?m)^ClusterName\s*=\s*(\S+)", configuration)  # several may share the accounting
     associations = client.query(["sacctmgr", "--noheader", "--parsable2", "show", "associations", "where",
-                                 f"user={user}", "format=account,defaultqos,qos"]) or ""
+                                 f"user={user}", *([f"clusters={cluster[1]}"] if cluster else []),
+                                 "format=account,defaultqos,qos,partition"]) or ""
     default = client.query(["sacctmgr", "--noheader", "--parsable2", "show", "user", user, "format=defaultaccount"])
     rights = parse_user(associations, (default or "").strip(), group_names())
     return Site(tuple(parse_partitions(partitions, rights, parse_preemption(configuration))),
@@ -128,12 +132,13 @@ def group_names() -> frozenset[str]:
 
 
 def parse_user(associations: str, default: str, groups: Iterable[str] = ()) -> User:
-    """Return the rights of the lines `account|default QOS|QOS,…` of sacctmgr; default: the default account."""
-    lines = [line.strip().split("|") for line in associations.splitlines() if line.count("|") == 2]
+    """Return the rights of a user. associations: lines `account|default QOS|QOS,…|partition`; default: the account."""
+    lines = [line.strip().split("|") for line in associations.splitlines() if line.count("|") == 3]
     rows = sorted(lines, key=lambda row: row[0] != default)
     qos = tuple(dict.fromkeys(name for row in rows for name in row[2].split(",") if name))
-    return User(tuple(dict.fromkeys(row[0] for row in rows)), qos, next(
-        (row[1] for row in rows if row[1]), qos[0] if len(qos) == 1 else ""), frozenset(groups))
+    default_qos = next((row[1] for row in rows if row[1]), qos[0] if len(qos) == 1 else "")
+    partitions = frozenset(row[3] for row in rows) if rows and all(row[3] for row in rows) else None
+    return User(tuple(dict.fromkeys(row[0] for row in rows)), qos, default_qos, frozenset(groups), partitions)
 
 
 def parse_preemption(text: str) -> str:
@@ -147,7 +152,8 @@ def parse_partitions(text: str, user: User, preemption: str = "") -> list[Partit
 
     text: of `scontrol --oneliner show partition`; preemption: as `parse_preemption` returns it.
     """
-    rows = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in text.splitlines()]
+    # a name may contain blanks: a value ends where the next key begins
+    rows = [dict(re.findall(r"(\w+)=(.*?)(?=\s+\w+=|\s*$)", line)) for line in text.splitlines()]
     highest = max((_tier(fields) for fields in rows), default=1)
     return [Partition(fields["PartitionName"], fields.get("Default") == "YES", _limit(fields.get("MaxTime", "")),
                       "" if preemption == "partition_prio" and _tier(fields) == highest else _preempt_mode(
@@ -160,19 +166,24 @@ def _is_usable(fields: Mapping[str, str], user: User) -> bool:
         return False
     if not _admits(fields.get("AllowGroups"), user.groups):
         return False
-    accounts = set(user.accounts)
-    if accounts and (not _admits(fields.get("AllowAccounts"), accounts) or
-                     accounts <= _names(fields.get("DenyAccounts"))):
+    if user.partitions is not None and fields["PartitionName"] not in user.partitions:
         return False
-    return not user.qos or _admits(fields.get("AllowQos"), user.qos)
+    return all(not names or any(_is_listed(fields, key, name) for name in names)
+               for key, names in (("Accounts", user.accounts), ("Qos", user.qos)))
 
 
 def _required_qos(fields: Mapping[str, str], user: User) -> str:
-    """Return the first QOS of the user that the partition allows, if it is not known to allow the default one."""
-    allowed = fields.get("AllowQos")
-    if not user.qos or _admits(allowed, {user.default_qos}):
-        return ""
-    return next(name for name in user.qos if name in _names(allowed))
+    """Return the first QOS of the user that the partition admits, if it is not known to admit the default one."""
+    admitted = [name for name in user.qos if _is_listed(fields, "Qos", name)]
+    admits_default = user.default_qos in admitted if user.default_qos else len(admitted) == len(user.qos)
+    return "" if admits_default or not admitted else admitted[0]
+
+
+def _is_listed(fields: Mapping[str, str], key: str, name: str) -> bool:
+    """Return whether a partition admits an account or a QOS. Slurm prints a list of either allowed or denied ones."""
+    allowed, denied = fields.get(f"Allow{key}"), fields.get(f"Deny{key}")
+    return _admits(allowed and allowed.lower(), {"all", name.lower()}) and name.lower() not in _names(
+        denied and denied.lower())
 
 
 def _preempt_mode(fields: Mapping[str, str], preemption: str) -> str:

@@ -21,6 +21,9 @@ def test_edited_file_is_left_alone_and_repeating_changes_nothing(tmp_path: Path)
     assert change.diff() == ["new   submit_a.sh: partition=gpu"]
     files_to_write.write(change)
     assert os.access(tmp_path / "submit_a.sh", os.X_OK)
+    files_to_write.write(change._replace(path=str(tmp_path / "activate.sh"), text="# shellcheck shell=bash\n"))
+    assert not os.access(tmp_path / "activate.sh", os.X_OK), "it is sourced"
+    (tmp_path / "activate.sh").unlink()
     assert plan_changes(project, {"submit_a.sh": text}) == ([], [])
     other = text.replace("gpu", "guest")
     change, = plan_changes(project, {"submit_a.sh": other})[0]  # nobody has edited it

@@ -1,5 +1,8 @@
-"""What setup understands of Slurm's answers: clusters that differ, in the formats of several versions."""
+"""Parsing of what Slurm prints about a cluster and a user, for clusters that differ and for versions of Slurm."""
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,9 @@ from src.submission.setup.site import (
     parse_partitions,
     parse_preemption,
     parse_user,
+    read_site,
 )
+from src.submission.slurm import client
 
 # a university: typed GPUs, limits, one partition for another account, one that is down
 UNIVERSITY_PARTITIONS = """\
@@ -72,6 +77,9 @@ def test_gpu_types_with_the_partition_that_has_most_of_them_first() -> None:
     ("gpu:a100_1g.5gb:7(S:0)", "", "a100_1g.5gb", False, 7),
     ("gpu:(null):8(S:0-1)", "h100", "h100", True, 8),
     ("gpu:tesla:1(S:0),craynetwork:4", "", "tesla", False, 1),
+    ("gpu:a100:4(S:0-3),lscratch:3200", "cpu64,e7543p,gpua100", "a100", False, 4),
+    ("gpu:A800:8(S:16-31,48-63,80-95)", "location=local", "A800", False, 8),
+    ("gpu:8(S:0-1)", "(null)", "", False, 8),
     ("(null)", "a100", None, False, 0), ("gpu:0", "a100", None, False, 0)])
 def test_gres_and_features_name_a_gpu(gres: str, features: str, gpu: str | None, by_feature: bool,
                                       gpus: int) -> None:
@@ -89,10 +97,10 @@ def test_alike_nodes_are_counted_together() -> None:
 
 
 def test_default_account_comes_first() -> None:
-    lines = "teaching||normal\nml||gpu,normal\nteaching||normal\n\n"
+    lines = "teaching||normal|\nml||gpu,normal|\nteaching||normal|\n\n"
     assert parse_user(lines, "ml", {"users"}) == User(("ml", "teaching"), ("gpu", "normal"), "", frozenset({"users"}))
-    assert parse_user("ml|long|long,normal\n", "ml").default_qos == "long"
-    assert parse_user("ml||normal\n", "ml").default_qos == "normal"  # the only one
+    assert parse_user("ml|long|long,normal|\n", "ml").default_qos == "long"
+    assert parse_user("ml||normal|\n", "ml").default_qos == "normal"  # the only one
     assert parse_user("", "") == User()
 
 
@@ -112,30 +120,75 @@ def test_only_jobs_that_a_higher_partition_can_preempt_are_preempted() -> None:
         assert [partition.preempt for partition in parse_partitions(text, User(), preemption)] == modes
 
 
-# fields of `scontrol --oneliner show partition` as versions of Slurm print them, with names of no site
-_BEFORE = ("PartitionName=gpu AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default=NO QoS=N/A "
-           "DefaultTime=01:00:00 DisableRootJobs=NO")
-_AFTER = ("PriorityJobFactor=1 PriorityTier=1 RootOnly=NO ReqResv=NO OverSubscribe=NO OverTimeLimit=NONE "
-          "PreemptMode=OFF State=UP TotalCPUs=272 TotalNodes=3 SelectTypeParameters=NONE JobDefaults=(null) "
-          "DefMemPerCPU=8000 MaxMemPerNode=UNLIMITED")
-_LIMITS = "GraceTime=0 Hidden=NO MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=0 LLN=NO MaxCPUsPerNode=UNLIMITED"
-_TRES = "TRES=cpu=272,mem=1500G,node=3,billing=773,gres/gpu=20,gres/gpu:nvidia_a100_80gb_pcie=4"
-_POWER = "ResumeTimeout=GLOBAL SuspendTimeout=GLOBAL SuspendTime=1800 PowerDownOnIdle=NO"
+def versions() -> dict[str, str]:
+    """Two partitions by version of Slurm, as `scontrol --oneliner show partition` prints them.
+
+    The names are made up. The lines come from the function of each version that prints them,
+    slurm_sprint_partition_info of the last release, compiled on its own and called for the same two partitions.
+    """
+    text = (Path(__file__).parent / "partitions_of_versions.txt").read_text()
+    return {version: lines for header, lines in re.findall(r"(?m)^# (.*)\n((?:Part.*\n)+)", text)
+            for version in header.split()}
 
 
-@pytest.mark.parametrize("line", [
-    pytest.param(f"{_BEFORE} ExclusiveUser=NO {_LIMITS} Nodes=g[1-3] {_AFTER}", id="20.11"),
-    pytest.param(f"{_BEFORE} ExclusiveUser=NO {_LIMITS} Nodes=g[1-3] {_AFTER} {_TRES}", id="22.05"),
-    pytest.param(f"{_BEFORE} ExclusiveUser=NO {_LIMITS} MaxCPUsPerSocket=UNLIMITED Nodes=g[1-3] {_AFTER} {_TRES} "
-                 f"TRESBillingWeights=CPU=1.0,Mem=0.25G,GRES/gpu=1,GRES/gpu:nvidia_a100-pcie-40gb=5 {_POWER}",
-                 id="23.02"),
-    pytest.param(f"{_BEFORE} ExclusiveUser=NO ExclusiveTopo=NO {_LIMITS} MaxCPUsPerSocket=UNLIMITED NodeSets=g "
-                 f"Nodes=g[1-3] {_AFTER} {_TRES}", id="24.05"),
-    pytest.param(f"{_BEFORE} Exclusive=NO {_LIMITS} MaxCPUsPerSocket=UNLIMITED Nodes=g[1-3] {_AFTER} {_TRES}",
-                 id="25.11")])
-def test_partitions_of_versions_of_slurm(line: str) -> None:
-    assert parse_partitions(line + "\n", User(("ml", ), ("normal", ), "normal"), "partition_prio") == [
-        Partition("gpu", False, 2 * 86_400, "")]
+VERSIONS = versions()
+
+
+def test_all_versions_from_20_11_on() -> None:
+    assert list(VERSIONS) == ["20.11", "21.08", "22.05", "23.02", "23.11", "24.05", "24.11", "25.05", "25.11",
+                              "after-25.11"]
+    assert len(set(VERSIONS.values())) == 6, "some print the same"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_partitions_of_versions_of_slurm(version: str) -> None:
+    text = VERSIONS[version]
+    assert parse_partitions(text, User(("ml", ), ("normal", "long"), "normal"), "qos") == [
+        Partition("gpu", False, 2 * 86_400, "REQUEUE"), Partition("my cpus", True, None, "", "long")]
+    without_accounting = parse_partitions(text, User())
+    assert [(partition.name, partition.qos) for partition in without_accounting] == [("gpu", ""), ("my cpus", "")]
+    assert parse_partitions(text, User(("teaching", ), ("normal", "long"), "normal")) == [], "denied, and not allowed"
+    assert [partition.qos for partition in parse_partitions(text, User(("ml", ), ("debug", "long"), "debug"))] == [
+        "long", "long"], "gpu denies the QOS debug"
+    assert parse_partitions(text, User(("ml", ), ("debug", ), "debug")) == []
+
+
+# the lines of partitions in the public documentation of clusters have such fields, here with other names
+@pytest.mark.parametrize(("fields", "expected"), [
+    ("AllowGroups=ALL DenyAccounts=none,old AllowQos=ALL Default=YES QoS=smallcpu MaxTime=6-00:00:00 NodeSets=a,b "
+     "PreemptMode=OFF State=UP TRES=cpu=71808,mem=180600000M,node=561,billing=248175 TRESBillingWeights=cpu=1.0,mem=1G",
+     Partition("p", True, 6 * 86_400, "")),
+    ("AllowGroups=ALL AllowAccounts=ml DenyQos=class MaxTime=3-00:00:00 OverSubscribe=YES:4 PreemptMode=REQUEUE "
+     "State=UP JobDefaults=DefCpuPerGPU=30 DefMemPerCPU=12000 MaxMemPerCPU=12000",
+     Partition("p", False, 3 * 86_400, "REQUEUE")),
+    ("AllowGroups=ALL AllowAccounts=ML AllowQos=L40 Default=YES MaxTime=UNLIMITED PreemptMode=GANG,SUSPEND State=UP",
+     Partition("p", True, None, "GANG,SUSPEND", "l40")),
+    ("AllowGroups=private_group AllowAccounts=ALL AllowQos=ALL State=UP", None),
+    ("AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL State=INACTIVE", None)])
+def test_fields_of_partitions_of_clusters(fields: str, expected: Partition | None) -> None:
+    user = User(("ml", ), ("normal", "l40"), "normal", frozenset({"users"}))
+    assert parse_partitions(f"PartitionName=p {fields}\n", user, "qos") == ([expected] if expected else [])
+
+
+def test_associations_may_be_for_some_partitions_only() -> None:
+    text = "PartitionName=a State=UP\nPartitionName=b State=UP\n"
+    for associations, names in [("ml||normal|a\n", ["a"]), ("ml||normal|a\nml||normal|\n", ["a", "b"]),
+                                ("ml||normal|a\nml||normal|b\n", ["a", "b"])]:
+        assert [partition.name for partition in parse_partitions(text, parse_user(associations, "ml"))] == names
+
+
+def test_queries_name_the_cluster_since_several_may_share_the_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def query(command: list[str]) -> str:
+        commands.append(command)
+        return {"config": "ClusterName             = north\n",
+                "partition": "PartitionName=p State=UP\n"}.get(command[-1], "")
+    monkeypatch.setattr(client, "query", query)
+    site = read_site("ada")
+    assert site
+    assert [partition.name for partition in site.partitions] == ["p"]
+    assert "clusters=north" in next(command for command in commands if "associations" in command)
 
 
 def test_limits_are_described_as_slurm_writes_them() -> None:
