@@ -81,7 +81,7 @@ COMMANDS = {
     "register": Command("results", "make the best checkpoint of a run a version of a registered model of MLflow"),
     "notify": Command("records", "send the message about a batch that its job spec requests; its Slurm jobs call this"),
     "sync-wandb": Command("results", "upload offline runs to Weights & Biases"),
-    "setup": Command("setup", "fit the project to this cluster: submit scripts, links to large disks, a test run"),
+    "setup": Command("setup", "fit the project to this cluster: submit scripts, activate.sh, links, a test run"),
     "doctor": Command("machines", "check what this machine lacks for the project; exit code 1 on an error",
                       remote=True),
     "pack-env": Command("machines", "pack this environment into one file that jobs use on their node's own disk",
