@@ -218,6 +218,23 @@ def test_json_needs_yes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--yes" in json.loads(capsys.readouterr().out)["hint"]
 
 
+def test_at_most_five_questions(fork: Path, tmp_path: Path, answers: list[str],
+                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything is to be chosen: accounts, partitions, GPU types and file systems."""
+    outputs = {"scontrol": "".join(f"PartitionName={name} State=UP\n" for name in ("a", "b", "c", "d")),
+               "sinfo": "".join(f"{name}|1|8|64000|gpu:{gpu}:2|\n" for name, gpu in zip(
+                   "abcd", ("t4", "t4", "h100", "h100"), strict=True)),
+               "sacctmgr": "ml||normal|\nteaching||normal|\n"}
+    monkeypatch.setattr(client, "query", lambda command: outputs[command[0]])
+    monkeypatch.setattr(client, "validate", lambda *_: client.Validation())
+    monkeypatch.setattr(storage, "places", lambda *_: [storage.Place(str(tmp_path / "big"), 2 * 10**13),
+                                                       storage.Place(str(fork), 10**10)])
+    answers += [""] * 5  # each of them is used
+    assert experiments.main(["setup", "--no-test"]) == 0
+    assert (fork / "submit_h100.sh").exists()
+    assert (fork / "results").is_symlink()
+
+
 def test_partition_of_gpu_jobs_is_asked_for_once() -> None:
     """Also if no partition has all types of GPUs."""
     partitions = tuple(Partition(name, False, None, "") for name in ("a1", "a2", "b1", "b2"))

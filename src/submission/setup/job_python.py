@@ -10,8 +10,8 @@ from typing import NamedTuple
 from src.submission.setup.scripts import Script
 
 NAME = "activate.sh"
-_MODULES = re.compile(r"(?m)^# modules that were loaded.*\n(?:.*\n)*?module load (.*)\n.*\n\n")
-_MODULE_LINES = """\
+_MODULES = re.compile(r"(?m)^\n# modules that were loaded.*\n(?:.*\n)*?module load (.*)\n.*\n\n")
+_MODULE_LINES = """
 # modules that were loaded when `experiments.py setup` ran
 shell_options=$-
 set +u # their scripts read unset variables

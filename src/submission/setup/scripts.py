@@ -81,7 +81,7 @@ def _replace(text: str, options: dict[str, str]) -> str:
 
 
 def _describe_partition(text: str, partition: Partition) -> str:
-    """Replace the comment on the partition, which says whether jobs are preempted."""
+    """Replace the comment on the partition: whether its jobs are preempted."""
     comment = ("# this partition runs jobs on idle nodes and preempts them when their owners need the nodes"
                if partition.preempt else "# its jobs are not preempted")
     return re.sub(r"(?m)^# .*\n(#SBATCH --partition=)", lambda match: f"{comment}\n{match[1]}", text)

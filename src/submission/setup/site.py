@@ -104,7 +104,7 @@ class Site(NamedTuple):
 
 
 def read_site(user: str) -> Site | None:
-    """Ask Slurm. None if its controller does not answer."""
+    """Query Slurm. None if its controller does not answer."""
     partitions = client.query(["scontrol", "--all", "--oneliner", "show", "partition"])
     configuration = client.query(["scontrol", "show", "config"]) or ""
     nodes = client.query(["sinfo", "--all", "--noheader", "--exact", "--format=%R|%D|%c|%m|%G|%f"])

@@ -46,7 +46,7 @@ def places(project: str, home: str, user: str, environment: Mapping[str, str],
         if kind not in _MEMORY_KINDS and (kind not in _LOCAL_KINDS or _kind(project, mounts) in _LOCAL_KINDS):
             by_device.setdefault(os.stat(path).st_dev, Place(os.path.realpath(path), free_bytes(path)))
     others, here = list(by_device.values()), Place(project, free_bytes(project))
-    # free space of a home folder says little, since there its quota counts
+    # the free space of a home folder is no measure, since there the quota is the limit
     return sorted([*others, here], key=lambda place: (place is here or place.free < min(_ENOUGH, here.free),
                                                       place is not here, -place.free)) if others else []
 
