@@ -43,14 +43,18 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     assert given == []
 
 
-def test_setup_on_slurm(slurm: Slurm, fork: Path, answers: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    answers += ["2", "nowhere", "owner", ""]
+def test_setup_on_slurm(slurm: Slurm, fork: Path, tmp_path: Path, answers: list[str], monkeypatch: pytest.MonkeyPatch,
+                        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(storage, "places", lambda *_: [storage.Place(str(tmp_path / "scratch"), 10**13),
+                                                       storage.Place(str(fork), 10**10)])
+    answers += ["2", "nowhere", "owner", "", ""]
     assert experiments.main(["setup"]) == 0
     printed = capsys.readouterr().out
     assert "invalid answer 'nowhere'; allowed: 1 to 3, a name, or Enter for killable" in printed
     assert "new   submit_tesla_v100.sh: partition=owner, cpus-per-task=4, mem=28G, gres=gpu:1, constraint=tesla_v100" \
         in printed
     assert "test  done after" in printed
+    assert len(list((tmp_path / "scratch/fork/results/setup").glob("*-setup-test"))) == 1, "written through the link"
     assert "jobs/digits-quickstart.yaml -s submit_cpu.sh  submits a first grid" in printed, "which needs no GPU"
     assert "#SBATCH --partition=killable\n" in (fork / "submit_cpu.sh").read_text()
     assert sorted(path.name for path in fork.glob("submit_[gt]*.sh")) == GPU_SCRIPTS
@@ -61,7 +65,7 @@ def test_setup_on_slurm(slurm: Slurm, fork: Path, answers: list[str], capsys: py
 
     (fork / "submit_cpu.sh").write_text((fork / "submit_cpu.sh").read_text().replace("=8G", "=9G"))
     before = {path.name: path.read_text() for path in fork.glob("submit_*.sh")}
-    answers += ["owner", "owner"]  # nothing is to be written but the edited script, so no third question
+    answers += ["owner", "owner"]  # nothing is to be written but the edited script, and both links are made
     assert experiments.main(["setup", "--no-test"]) == 0
     assert "kept  submit_cpu.sh: it was edited; `git checkout submit_cpu.sh` restores" in capsys.readouterr().out
     assert {path.name: path.read_text() for path in fork.glob("submit_*.sh")} == before
@@ -204,6 +208,26 @@ def test_results_and_data_are_linked_to_the_chosen_folder(fork: Path, tmp_path: 
     assert experiments.main(["setup", "--no-test"]) == 0, "both are links now, so it does not ask"
     assert experiments.main(["delete", f"results/setup/{batch.name}", "--yes"]) == 0
     assert not batch.exists()
+
+
+def test_results_go_to_another_file_system(fork: Path, tmp_path: Path) -> None:
+    """With --yes, and a file system that is mounted for this command only."""
+    for name in ("lower", "upper", "work", "scratch"):
+        (tmp_path / name).mkdir()
+    mount = (f"mount -t overlay overlay -o lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work "
+             f"{tmp_path}/scratch")
+    if subprocess.run(["unshare", "--mount", "sh", "-c", mount], check=False, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    environment = {**os.environ, "HOME": str(tmp_path), "SCRATCH": str(tmp_path / "scratch"),
+                   "SLURM_CONF": str(tmp_path / "missing")}
+    answer = subprocess.run(["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable,
+                             "experiments.py", "setup", "--yes", "--json"], cwd=fork, env=environment, text=True,
+                            capture_output=True, check=True)
+    document = json.loads(answer.stdout)
+    scratch = tmp_path / "scratch" / "fork"
+    assert document["links"] == {str(fork / name): str(scratch / name) for name in ("results", "data")}
+    assert document["test"]["problem"] is None
+    assert len(list((tmp_path / "upper/fork/results/setup").glob("*-setup-test"))) == 1
 
 
 @pytest.mark.parametrize(("line", "limit"), [
