@@ -50,7 +50,7 @@ def test_setup_on_slurm(slurm: Slurm, fork: Path, tmp_path: Path, answers: list[
     answers += ["2", "nowhere", "owner", "", ""]
     assert experiments.main(["setup"]) == 0
     printed = capsys.readouterr().out
-    assert "invalid answer 'nowhere'; allowed: 1 to 3, a name, or Enter for killable" in printed
+    assert "invalid answer 'nowhere'; allowed: 1 to 3, a name, or Enter for cpu-killable" in printed
     assert "new   submit_tesla_v100.sh: partition=owner, cpus-per-task=4, mem=28G, gres=gpu:1, constraint=tesla_v100" \
         in printed
     assert "test  done after" in printed
