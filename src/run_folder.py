@@ -60,11 +60,11 @@ ARCHIVES = "archives"  # key of the claim of a process that does not run the run
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the possible contents of `done`
-# how an attempt ended whose run resumes in a later start: which the attempt requested, which Slurm makes anyway, or
-# which is made if the search promotes the run, whose attempt has reached the epoch of a rung
-REQUEUED, PREEMPTED, PAUSED = "requeued", "preempted", "paused"
-CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt ended whose run does not
-PAUSED = "paused"  # how an attempt of a trial ended that waits at a rung of its search
+# other ends of an attempt, after which the run is not done
+REQUEUED = "requeued"  # the attempt has requested another start, which resumes the run
+PREEMPTED = "preempted"  # Slurm preempted the job, and may requeue it by itself
+PAUSED = "paused"  # a trial that waits at a rung of its search, and resumes if the search promotes it
+CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # no other start was requested
 
 _NOT_RUNS = (SUBMISSIONS, CODE, CANARY, SEARCH, ARCHIVE)  # folders of a batch
 _NOT_STARTED = frozenset((SPEC,))
@@ -137,10 +137,7 @@ def remove_partial_files(folder: str) -> None:
 
 
 def set_aside(folder: str) -> str:
-    """Move the results of a run into a new folder `before-N` inside its own. Return that folder.
-
-    The spec, the claims and the records of attempts stay.
-    """
+    """Move the results of a run into a new subfolder `before-N`, and return it. Spec, claims and attempts stay."""
     names = os.listdir(folder)
     numbers = [int(match[1]) for name in names if (match := re.fullmatch(r"before-(\d+)", name))]
     target = f"before-{max(numbers, default=0) + 1}"
@@ -154,8 +151,9 @@ def set_aside(folder: str) -> str:
 
 
 def started_code_name(code: str) -> str:
-    """Return the folder, in one of code/, with the files that differ from the submission in runs that started with this
-    code.
+    """Return the name of the folder of the files in which the code of a start differs from the submission's.
+
+    code: the id of the code of the start. The folder is in that of the submission in code/.
     """
     return f"started-{code}"
 
@@ -166,7 +164,7 @@ def is_repeat(name: str) -> bool:
 
 
 def free_repeat_name(folder: str) -> str:
-    """Return a folder, not there yet, for a repeat of the run in `folder`."""
+    """Return the path of a new folder for a repeat of the run in `folder`."""
     number = 1
     while os.path.exists(repeat := f"{folder}-repeat-{number}") or run_files.is_archived(repeat):
         number += 1
@@ -179,7 +177,7 @@ def arrays_name(epoch: int) -> str:
 
 
 def notified_name(token: str, kind: str) -> str:
-    """Return the marker that a message of this kind was sent for a submission; its job's output has the same name."""
+    """Return the name of the marker that a message of this kind was sent for a submission."""
     return f"{token}.{kind}.notified"
 
 
@@ -233,27 +231,27 @@ def slurm_log_name(slurm_job: str) -> str:
 
 
 def claim_name(ticket: int) -> str:
-    """Return the claim file of a ticket: see src/submission/batch/claims.py for this and the next four."""
+    """Return the name of a ticket's claim file; src/submission/batch/claims.py describes this and the files below."""
     return f"claim-{ticket}"
 
 
 def attempt_name(ticket: int, number: int) -> str:
-    """Return the record of one start of a run. A later (ticket, number) supersedes an earlier one."""
+    """Return the name of the record of one start of a run. A later (ticket, number) supersedes an earlier one."""
     return f"attempt-{ticket}-{number}.json"
 
 
 def no_attempt_name(start: str) -> str:
-    """Return the marker that the first process of a start began no attempt."""
+    """Return the name of the marker that the first process of a start began no attempt."""
     return f"left-{start}"
 
 
 def failed_name(start: str) -> str:
-    """Return the file with the first failure of the processes of a start."""
+    """Return the name of the file with the first failure of the processes of a start."""
     return f"failed-{start}"
 
 
 def rendezvous_name(start: str) -> str:
-    """Return the file by which the processes of a start find each other; it is removed afterwards."""
+    """Return the name of the file by which the processes of a start find each other; it is removed afterwards."""
     return f"meeting-{start}"
 
 
@@ -316,10 +314,7 @@ class RunFolder(NamedTuple):
 
 def attempts_on_disk(folder: str) -> list[tuple[int, int]]:
     """Return (ticket, number) of each start that has a record in a run folder, in order; none without a folder."""
-    try:
-        return _attempts(os.listdir(folder))
-    except FileNotFoundError:
-        return []
+    return _attempts(files.list_folder(folder))
 
 
 def _attempts(names: Iterable[str]) -> list[tuple[int, int]]:
@@ -333,8 +328,8 @@ def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
     folder, name = os.path.split(path)
     info = run_files.status(folder or ".", name) if name == SPEC else None
     if name == SPEC and not (info and info.st_size):  # do not run the defaults
-        problem = "is empty" if info else "is missing, or its run folder"
-        raise BatchError(f"this spec {problem}: nothing is run", where=os.fspath(path),
+        problem = "this spec is empty" if info else "this spec, or its run folder, is missing"
+        raise BatchError(f"{problem}: nothing is run", where=os.fspath(path),
                          hint="repeat the submit_multiple.py command of the batch: it writes and submits it again")
     return yaml_io.load_flat(yaml_io.read_user_file(path, run_files.read_path), os.fspath(path))
 

@@ -20,15 +20,15 @@ PREFETCH = "download it on a machine with internet: `python experiments.py prefe
 CONNECT_TIMEOUT = 3.0  # seconds; a firewall that drops packets never answers
 _HEARTBEAT_INTERVAL = 5.0  # seconds between updates of the lock's time by the process that downloads
 _HEARTBEAT_TIMEOUT = 120.0  # seconds; file systems of a cluster may show an update up to a minute late
-_POLL_INTERVAL = 0.2  # seconds between two looks at a lock that somebody else has
+_POLL_INTERVAL = 0.2  # seconds between checks of a lock that another process holds
 
 
 def once(lock: str | os.PathLike[str], name: str, find: Callable[[], T | None], download: Callable[[], None]) -> T:
     """Return what `find` returns; if that is None, call `download` first, in only one of the processes that need it.
 
     lock: a file that the downloading process creates, on a file system that all share, and removes afterwards. Other
-    processes wait for it. They take over if its owner has died or has not updated the lock for two minutes. An error of
-    `download` is raised in its own process only; the next process tries for itself. flock is not used, since some file
+    processes wait until it is gone, and break it if its owner has died or has not updated it for two minutes. An error
+    of `download` is raised in its own process only; the next process tries again. flock is not used, since some file
     systems grant it to everybody.
     """
     lock = os.fspath(lock)
@@ -94,7 +94,7 @@ def _wait_for(lock: str) -> None:
 
 
 def _break_lock(lock: str, owner: str) -> None:
-    """Remove the lock of `owner`; restore it if somebody else's has replaced it meanwhile."""
+    """Remove the lock of `owner`; restore the lock if another process has replaced it meanwhile."""
     aside = files.temporary_path(lock)
     with contextlib.suppress(FileNotFoundError):
         os.rename(lock, aside)
@@ -119,10 +119,8 @@ def _is_dead(owner: str) -> bool:
         return False
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:  # PermissionError: a process of another user
+        return isinstance(error, ProcessLookupError)
     return False
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, claims that only one process can create, and lines that are appended whole.
+"""Atomic files: written whole or not at all, created by one process only, appended to by whole lines.
 
 Folders may be shared with other users, so no file is opened for writing through a symbolic link, temporary files have
 names that cannot be predicted and are created exclusively, and no other user may write to a new file or folder.
@@ -121,7 +121,7 @@ def reject_foreign_link(path: str | os.PathLike[str]) -> None:
 
 
 def list_folder(path: str | os.PathLike[str]) -> list[str]:
-    """Return the names in a folder, in any order; none if there is no folder."""
+    """Return the names in a folder, in any order; none if it does not exist or is no folder."""
     try:
         return os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -270,13 +270,19 @@ def read_json(path: str | os.PathLike[str],
     Other people may have written the file: a pipe, or a value that is too large or nested too deeply, is no record.
     read: returns its text, as read_text does
     """
+    text = _read_record(path, read)
+    return None if text is None else parse_json(text)
+
+
+def _read_record(path: str | os.PathLike[str],
+                 read: Callable[[str | os.PathLike[str], int], str | None]) -> str | None:
+    """Return the text of a file; None if there is none, or if it is not a regular file or larger than a record."""
     try:
-        text = read(path, MAX_RECORDS)
+        return read(path, MAX_RECORDS)
     except OSError as error:
         if error.errno not in _NO_RECORD:
             raise
         return None
-    return None if text is None else parse_json(text)
 
 
 def parse_json(text: str) -> Any:
@@ -313,13 +319,7 @@ def write_json(path: str | os.PathLike[str], value: object, sync: bool = True) -
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
     """Return the JSON value of each line, without lines that a crash truncated, or that are no records."""
-    try:
-        text = read_text(path, MAX_RECORDS) or ""
-    except OSError as error:
-        if error.errno not in _NO_RECORD:
-            raise
-        return []
-    lines = [line for line in text.split("\n") if line]
+    lines = [line for line in (_read_record(path, read_text) or "").split("\n") if line]
     values = parse_json(f"[{','.join(lines)}]")  # parsing all at once is three times as fast
     if isinstance(values, list) and len(values) == len(lines):
         return values

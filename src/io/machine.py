@@ -28,11 +28,16 @@ def cpu_limit() -> float:
 
 def memory_limit() -> int:
     """Return the bytes that the processes of this machine, of its cgroups or of its Slurm job may use together."""
-    limits = [1024 * int(line.split()[1]) for line in (files.read_text("/proc/meminfo") or "").splitlines()
-              if line.startswith("MemTotal:")] or [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limits += [int(text) for group, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes"))
-               for text in _cgroup_files(group, name) if text.isdecimal()]
-    return min([*limits, *filter(None, [slurm_environment.memory_per_node()])])
+    limits = [int(text) for group, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes"))
+              for text in _cgroup_files(group, name) if text.isdecimal()]
+    return min(_of_machine("MemTotal", "SC_PHYS_PAGES"), *limits, *filter(None, [slurm_environment.memory_per_node()]))
+
+
+def _of_machine(field: str, pages: str) -> int:
+    """Return the bytes of a field of /proc/meminfo; without that file, those of a number of pages of sysconf."""
+    lines = (files.read_text("/proc/meminfo") or "").splitlines()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")),
+                os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages))
 
 
 def _cgroup_files(controller: str, name: str) -> Iterator[str]:
@@ -54,11 +59,8 @@ def _cgroup_files(controller: str, name: str) -> Iterator[str]:
 
 
 def available_memory() -> int:
-    """Return the bytes that this process may still allocate: the least of machine, cgroup and Slurm job."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")]
-    for line in (files.read_text("/proc/meminfo") or "").splitlines():
-        if line.startswith("MemAvailable:"):
-            limits = [1024 * int(line.split()[1])]
+    """Return the bytes that this process may still allocate: the minimum of machine, cgroup and Slurm job."""
+    limits = [_of_machine("MemAvailable", "SC_AVPHYS_PAGES")]
     limit, used = (files.read_text(os.path.join(_CGROUPS, f"memory.{name}")) for name in ("max", "current"))
     if limit and used and limit.strip().isdigit():
         limits.append(int(limit) - int(used))

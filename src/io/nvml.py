@@ -37,8 +37,8 @@ def handles(nvml: Any, processes: Collection[int], environment: Mapping[str, str
         return [_handle_of(nvml, name) for name in names]
     if slurm_environment.job_id(environment) is not None:
         return []
-    every = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-    return [gpu for gpu in every if memory_of(nvml, gpu, processes) is not None]
+    all_gpus = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    return [gpu for gpu in all_gpus if memory_of(nvml, gpu, processes) is not None]
 
 
 def busy(nvml: Any, gpu: Any) -> float:

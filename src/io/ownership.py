@@ -38,10 +38,10 @@ def cache_folder(shared: str, owner: int, must_be_writable: bool = True) -> str:
         is_usable, writable = True, os.path.dirname(shared)
     if is_usable and (not must_be_writable or os.access(writable, os.W_OK)):
         return shared
-    return private_folder(hashlib.sha256(os.fsencode(shared)).hexdigest()[:20])
+    return user_cache_folder(hashlib.sha256(os.fsencode(shared)).hexdigest()[:20])
 
 
-def private_folder(name: str) -> str:
+def user_cache_folder(name: str) -> str:
     """Return a folder in this user's cache folder: $XDG_CACHE_HOME/gridiron/NAME or ~/.cache/gridiron/NAME."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(home, "gridiron", name)

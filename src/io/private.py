@@ -1,4 +1,4 @@
-"""Folders that only this user can open, for secrets and sockets: nobody else can take a name in them first."""
+"""Folders that only this user can open, for secrets and sockets: nobody else can create a file in them first."""
 from __future__ import annotations
 
 import contextlib
@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from src.io import deletion
 
 
 def make_private_folder(path: str) -> str:
@@ -15,15 +15,12 @@ def make_private_folder(path: str) -> str:
     PermissionError if it belongs to another user; OSError if it is a symbolic link or cannot be created.
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
-    descriptor = os.open(path, _FOLDER)
-    try:
+    with deletion.folder_descriptor(path) as descriptor:
         info = os.fstat(descriptor)
         if info.st_uid != os.geteuid():
             raise PermissionError(1, "this folder belongs to another user", path)
         if stat.S_IMODE(info.st_mode) & 0o077:
             os.fchmod(descriptor, 0o700)
-    finally:
-        os.close(descriptor)
     return path
 
 

@@ -27,6 +27,6 @@ def trusted_modules() -> list[str]:
     path = os.path.expanduser(FILE)
     names = read_toml(path).get(TRUSTED_MODULES, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"invalid {TRUSTED_MODULES} {names!r}", where=path, allowed='a list as ["my_lab"], in front '
-                          "of all [tables]")
+        raise ConfigError(f"invalid {TRUSTED_MODULES} {names!r}", where=path,
+                          allowed='a list as ["my_lab"], above all [tables]')
     return names

@@ -1,4 +1,4 @@
-"""Safe YAML as people mean it (1e-3 is a number, dates are strings), and flat files at the speed of plain bytes."""
+"""Safe YAML with intuitive scalars (1e-3 is a number, dates are strings), and flat files, read and written fast."""
 from __future__ import annotations
 
 import errno
@@ -20,12 +20,12 @@ except ImportError:  # PyYAML built without libyaml: the same, slower
     from yaml import SafeLoader as _Base  # type: ignore[assignment]
 
 
-# Tags of ours, as in `base_lr: !uniform [0, 1]`; src/submission/spec/sampling.py draws from what they stand for.
+# This project's tags, as in `base_lr: !uniform [0, 1]`: distributions, from which src/submission/spec/sampling.py draws
 TAGS = ("uniform", "loguniform", "int_uniform", "normal", "lognormal", "beta", "choice")
 
 
 class Tagged:
-    """A value with one of TAGS in front. Its repr is what stands in a file."""
+    """A value with one of TAGS. Its repr is its form in a file."""
 
     __slots__ = ("tag", "value")  # no dataclass: to make one costs each start half a millisecond
 
@@ -164,9 +164,9 @@ _Loader.add_multi_constructor("!", _construct_tagged)
 
 
 def load(text: str, source: str, is_sbatch: bool = False) -> Any:
-    """The YAML value of `text`. JobSpecError with `source`, line and column if it is invalid or a key is defined twice.
+    """Return the YAML value of a text. JobSpecError, with source, line and column, if it is invalid or repeats a key.
 
-    is_sbatch: it holds options of sbatch, whose numbers keep their text.
+    is_sbatch: the text holds options of sbatch, whose numbers keep their text.
     """
     try:
         _check_structure(text)
@@ -188,7 +188,7 @@ def _check_structure(text: str) -> None:
     """
     total = 0  # nodes so far
     sizes: dict[str | None, int] = {}  # nodes of what each anchor stands for
-    opened: list[tuple[str | None, int]] = []  # the lists and mappings around: anchor, nodes before
+    opened: list[tuple[str | None, int]] = []  # the enclosing lists and mappings: anchor, nodes before
     for event in yaml.parse(text, _Base):
         problem = None
         if isinstance(event, yaml.AliasEvent):
@@ -222,15 +222,15 @@ def load_1_1(text: str) -> Any:
 
 
 def load_file(path: str | os.PathLike[str]) -> Any:
-    """The YAML value of a file. JobSpecError if there is no such file, it is no text, or not YAML."""
+    """Return the YAML value of a file. JobSpecError if it does not exist, or is not a text file, or not YAML."""
     return load(read_user_file(path), os.fspath(path))
 
 
 def read_user_file(path: str | os.PathLike[str],
                    read: Callable[[str | os.PathLike[str], int], bytes | None] = files.read_bytes) -> str:
-    """The text of a file that the user named. JobSpecError says why it cannot be read.
+    """Return the text of a file that the user named. JobSpecError, with the reason, if it cannot be read.
 
-    read: returns its content, as files.read_bytes does
+    read: returns the content of a file, as files.read_bytes does
     """
     try:
         data = read(path, MAX_FILE)
@@ -257,9 +257,9 @@ _UNSAFE = "[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]"
 
 
 def dump_value(value: Any) -> str:
-    """One value on one line, in JSON form wherever every YAML reader agrees with JSON.
+    """Return a value on one line, in JSON form wherever every YAML reader agrees with JSON.
 
-    Raises TypeError for anything but None, bool, int, float, str, list, tuple, dict and Tagged.
+    TypeError for anything but None, bool, int, float, str, list, tuple, dict and Tagged.
     """
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
@@ -298,7 +298,7 @@ _MAX_CACHED_LINE = 200  # characters
 
 
 def dump_flat(mapping: Mapping[str, Any]) -> str:
-    """The text of a flat file: a line `key: value` for each key. Any YAML reader reads it back equal."""
+    """Return the text of a flat file: a line `key: value` for each key. Any YAML reader reads the same values."""
     lines = []
     for key, value in mapping.items():
         kind = type(value)
@@ -332,20 +332,19 @@ _decode = json.JSONDecoder(parse_constant=_refuse, parse_int=_parse_int, parse_f
 
 
 def load_flat(text: str, source: str = "spec") -> dict[str, Any]:
-    """The mapping in a flat file. Lines in JSON form take a fast path; a file that someone edited goes through `load`.
-
+    """Return the mapping in a flat file. Lines in JSON form take a fast path; other files are parsed by `load`.
     JobSpecError if the text is not a YAML mapping with string keys.
     """
     lines = text.split("\n")
-    if lines and not lines[-1]:
+    if not lines[-1]:
         lines.pop()
     pairs: list[Any] = list(map(_loaded.get, lines))  # twice as quick as a loop: most lines have been seen
-    for at in [at for at, pair in enumerate(pairs) if pair is None]:
-        line = lines[at]
+    for index in [index for index, pair in enumerate(pairs) if pair is None]:
+        line = lines[index]
         if pair := _loaded_containers.get(line):
-            pairs[at] = pair[0], _copy(pair[1])
+            pairs[index] = pair[0], _copy(pair[1])
             continue
-        pairs[at] = pair = _parse_line(line)
+        pairs[index] = pair = _parse_line(line)
         if pair is None:
             return _load_edited(text, source)
         if len(line) <= _MAX_CACHED_LINE:
@@ -365,7 +364,7 @@ def _copy(value: Any) -> Any:
 
 
 def _parse_line(line: str) -> tuple[str, Any] | None:
-    """Key and value of a line that reads the same as JSON and as YAML; None for any other line."""
+    """Return key and value of a line that means the same as JSON and as YAML; None for any other line."""
     simple = _SIMPLE.match(line)
     if simple and simple[1].lower() not in _RESERVED:
         return simple[1], simple[3] if simple[2] is None else int(simple[2])

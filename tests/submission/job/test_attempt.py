@@ -262,7 +262,7 @@ def test_run_folder_deleted_while_queued_is_not_created_again(run: Path, capsys:
     shutil.rmtree(run)
     assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
     error = capsys.readouterr().err
-    assert "is missing, or its run folder: nothing is run" in error
+    assert "this spec, or its run folder, is missing: nothing is run" in error
     assert error.count("\n") == 1
     assert not run.exists()
 

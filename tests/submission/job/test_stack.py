@@ -161,7 +161,7 @@ def test_broken_member_is_left_out_and_reported_once(project: Project) -> None:
     assert start_worker(project, 3).wait(60) == 1
     assert executed(project) == [[], ["once"], []]
     assert log_of(project.runs()[0]).count("this spec is empty") == 1
-    assert log_of(project.runs()[2]).count("this spec is missing") == 1
+    assert log_of(project.runs()[2]).count("this spec, or its run folder, is missing") == 1
 
 
 def test_two_workers_train_each_run_once(project: Project) -> None:

@@ -115,7 +115,7 @@ def test_extended_batch_is_continued_and_retried(project: Project, capsys: pytes
         assert "nothing to submit: 3 of 3 done" in capsys.readouterr().out
     (project.runs()[1] / "spec.yaml").unlink()
     assert project.submit(project.spec, "--local", "--extend", "-y") == 2  # otherwise its point would be run again
-    assert "this spec is missing" in capsys.readouterr().err
+    assert "this spec, or its run folder, is missing" in capsys.readouterr().err
 
 
 def test_extend_with_other_overrides_twice(project: Project) -> None:
