@@ -19,9 +19,9 @@ from src.run_folder import RunFolder
 from src.submission.batch import batch_folder, journal
 
 _TIME_BUDGET = 0.5  # seconds for reading runs that are not in an index
-_ENOUGH = 50  # like runs of each kind
+_ENOUGH = 50  # runs of each kind
 _SAMPLE = 200  # runs of a batch that are read
-_FORM = 1  # of the index
+_FORM = 1  # version of the index
 # parameters that determine the time and memory of a step, and the unit of train_length
 _COSTLY = frozenset((
     "dataset", "data_splits_map", "eval_datasets", "model", "model_kwargs", "model_input_shape", "task", "batch_size",
@@ -34,14 +34,14 @@ _COSTLY = frozenset((
 class RunUse(NamedTuple):
     """What a completed run of one start on Slurm used. None: not measured, or not recorded.
 
-    kind: what like runs have in common: see `kind_of`
-    length: its train_length; 0 for a program of the user's own
+    kind: the code that similar runs share: see `kind_of`
+    length: its train_length; 0 for an external program
     seconds: from its start to its end
     per_length, rest: the seconds for each unit of train_length, and for all else; None if they cannot be divided
     memory, gpu_memory: peaks of its processes, and of one GPU, in bytes
     cpu, gpu: cores in use, and percent of the time in which its GPUs were busy: means
     cpus, gpus: that it had
-    by_workers: a worker started it, so that the libraries were loaded already
+    by_workers: a worker started it, with the libraries loaded already
     slurm_job: that ran it
     """
 
@@ -67,8 +67,8 @@ class RunUse(NamedTuple):
 
 
 def kind_of(spec: Mapping[str, Any]) -> str:
-    """Return what like runs have in common, as a short code: all that determines the time and memory of a step; of an
-    external program its command and all parameters but seeds.
+    """Return a short code that similar runs share: a hash of all that determines the time and memory of a step; for an
+    external program, of its command and all parameters but seeds.
     """
     if "COMMAND" in spec:
         parts = sorted((key, value) for key, value in spec.items()
@@ -81,21 +81,21 @@ def kind_of(spec: Mapping[str, Any]) -> str:
 
 
 def length_of(spec: Mapping[str, Any]) -> float:
-    """Return the train_length of a spec; 0 for a program of the user's own."""
+    """Return the train_length of a spec; 0 for an external program."""
     return 0.0 if "COMMAND" in spec else float(spec.get("train_length", DEFAULTS["train_length"]))
 
 
 def key_of(spec: Mapping[str, Any]) -> str:
-    """Return what runs have in common that take the same time and memory: their kind and length."""
+    """Return the code that runs share which take the same time and memory: their kind and length."""
     return f"{kind_of(spec)}-{length_of(spec):g}"
 
 
-def like_runs(kinds: Collection[str], output_dir: str, budget: float = _TIME_BUDGET,
+def similar_runs(kinds: Collection[str], output_dir: str, budget: float = _TIME_BUDGET,
               may_write: bool = True) -> dict[str, list[RunUse]]:
-    """Return what completed runs on Slurm used, by kind, of the newest batches under `output_dir`; not of stacks.
+    """Return what completed runs of these kinds used on Slurm, in the newest batches under `output_dir`; not stacks.
 
-    budget: seconds for reading runs that are in no index. may_write: write indices; otherwise an index is taken as it
-    is, without a look at what has ended since.
+    budget: seconds for reading runs that are in no index. may_write: write indices; otherwise an index is used as it
+    is, and runs that have ended since are not read.
     """
     found: dict[str, list[RunUse]] = {}
     deadline = time.monotonic() + budget

@@ -11,7 +11,7 @@ from src import run_folder
 from src.io import files, records
 from src.printable import printable
 from src.submission.batch import batch_folder
-from src.submission.batch.usage_history import RunUse, like_runs
+from src.submission.batch.usage_history import RunUse, similar_runs
 from src.submission.slots.policy import Guess
 
 _MAX_LINES = 3  # of the decisions of a worker
@@ -69,7 +69,7 @@ def first_guess(batch: str, kinds: Collection[str], cpus: float, gpu: str | None
             is_alike = set(content["kinds"]).issuperset(kinds) and (content["cpus"], content.get("gpu")) == (cpus, gpu)
             if lanes and is_alike:
                 return Guess(lanes[0]["best"], lanes[0].get("refused"), os.path.basename(path))
-    uses = [use for found in like_runs(kinds, os.path.dirname(batch)).values() for use in found]
+    uses = [use for found in similar_runs(kinds, os.path.dirname(batch)).values() for use in found]
     return _estimate(uses, cpus, memory) if uses else None
 
 

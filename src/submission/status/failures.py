@@ -17,7 +17,7 @@ _MIN_FAILURES = 3  # failed runs on a node on which none ended well, before the 
 
 
 class FailureGroup(Frozen):
-    """Runs in one state with like errors. error: of the first of them; log: its newest log, or its folder."""
+    """Runs in one state with similar errors. error: of the first of them; log: its newest log, or its folder."""
 
     state: str
     error: str

@@ -59,32 +59,32 @@ def format_hours(hours: float) -> str:
 
 def estimate(specs: Sequence[Mapping[str, Any]], output_dir: str, cpus: float, gpus: float,
              by_workers: bool = False) -> str | None:
-    """Return `probably 1.2 to 1.9 GPU-hours, 4.8 to 7.6 CPU-hours (30 like runs)`.
+    """Return `probably 1.2 to 1.9 GPU-hours, 4.8 to 7.6 CPU-hours (30 similar runs)`.
 
-    A like run trained the same model on the same data at the same batch size (or is a run of the same external program
-    with equal parameters, apart from seeds), and was started in the same way. Its seconds per unit of train_length and
-    its seconds for the rest, such as starting up, are counted apart. The range is that of the middle half of the like
-    runs; of all if there are fewer than four.
+    A similar run trained the same model on the same data at the same batch size (or is a run of the same external
+    program with equal parameters, apart from seeds), and was started in the same way. Its seconds per unit of
+    train_length and its other seconds, such as starting up, are counted separately. The range is that of the middle
+    half of the similar runs; of all if there are fewer than four.
 
     cpus, gpus: of each run. by_workers: workers share the runs, so that the libraries are not loaded for each run.
-    None unless there are like runs of each spec in the newest batches under output_dir, as far as they can be read in
-    half a second.
+    None unless each spec has a similar run in the newest batches under output_dir, as far as they can be read in half a
+    second.
     """
     counts = Counter((usage_history.kind_of(spec), usage_history.length_of(spec)) for spec in specs)
-    like_runs = usage_history.like_runs({kind for kind, _ in counts}, output_dir)
+    similar_runs = usage_history.similar_runs({kind for kind, _ in counts}, output_dir)
     low = high = 0.0
     number_of_runs = 0
-    for kind, runs in like_runs.items():
-        like_runs[kind] = [run for run in runs if run.by_workers == by_workers and run.per_length is not None]
-        number_of_runs += len(like_runs[kind])
-    if not all(like_runs.get(kind) for kind, _ in counts) or not counts:
+    for kind, runs in similar_runs.items():
+        similar_runs[kind] = [run for run in runs if run.by_workers == by_workers and run.per_length is not None]
+        number_of_runs += len(similar_runs[kind])
+    if not all(similar_runs.get(kind) for kind, _ in counts) or not counts:
         return None
     for (kind, length), number in counts.items():
-        shortest, longest = _range([run.seconds_for(length) or 0.0 for run in like_runs[kind]])
+        shortest, longest = _range([run.seconds_for(length) or 0.0 for run in similar_runs[kind]])
         low, high = low + number * shortest / 3600, high + number * longest / 3600
     parts = [" to ".join(dict.fromkeys((format_hours(low * number), format_hours(high * number)))) + f" {unit}-hours"
              for number, unit in ((gpus, "GPU"), (cpus, "CPU")) if number]
-    return f"probably {', '.join(parts)} ({count(number_of_runs, 'like run')})"
+    return f"probably {', '.join(parts)} ({count(number_of_runs, 'similar run')})"
 
 
 def _range(durations: list[float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Compare what a submission requests with what runs like its own used, and request that and a margin (--right-size)."""
+"""Compare what a submission requests with what similar runs used, and request that and a margin (--right-size)."""
 from __future__ import annotations
 
 import os
@@ -30,7 +30,7 @@ class Sizing(NamedTuple):
 
     sizes: by usage_history.key_of
     lines: what the plan prints
-    unknown: the names of the runs without a like one
+    unknown: the names of the runs without a similar run
     """
 
     sizes: Mapping[str, Size] = {}
@@ -85,11 +85,11 @@ def _labelled(lines: Iterable[str]) -> tuple[str, ...]:
 
 
 def _read_uses(spec_of_key: Mapping[str, Spec], batch: str, dry_run: bool) -> _Uses:
-    """Return the like runs of each spec; where there are none, the canary of this batch."""
+    """Return the similar runs of each spec; where there are none, the canary of this batch."""
     kinds = {key: usage_history.kind_of(spec) for key, spec in spec_of_key.items()}
-    like_runs = usage_history.like_runs(set(kinds.values()), os.path.dirname(batch) or ".", _BUDGETS[dry_run],
+    similar_runs = usage_history.similar_runs(set(kinds.values()), os.path.dirname(batch) or ".", _BUDGETS[dry_run],
                                         may_write=not dry_run)
-    uses = {key: runs for key, kind in kinds.items() if (runs := like_runs.get(kind))}
+    uses = {key: runs for key, kind in kinds.items() if (runs := similar_runs.get(kind))}
     folder = os.path.join(batch, run_folder.CANARY)
     if len(uses) < len(kinds) and os.path.isdir(folder):
         canaries = {use.kind: use for use in usage_history.uses_of_runs(folder, run_folder.run_names(folder)).values()}
@@ -126,7 +126,7 @@ def _with_accounting(uses: _Uses) -> _Uses:
 
 
 def _size(runs: Sequence[RunUse], spec: Spec) -> Size:
-    """Return what 95 % of like runs needed; of programs of the user's own, which may not resume, the longest time."""
+    """Return what 95 % of similar runs needed; for external programs, which may not resume, the longest time."""
     times, memories = _times(runs, spec), [use.memory for use in runs if use.memory]
     choose = max if "COMMAND" in spec else sizes.percentile
     return Size(choose(times) if times else None, sizes.percentile(memories) if memories else None)
@@ -177,9 +177,9 @@ def _limit(minutes: str) -> str:
 
 
 def _comparison(specs: Mapping[str, Spec], spec_of_key: Mapping[str, Spec], uses: _Uses, options: SlurmOptions) -> str:
-    """Return `earlier runs took at most 41 min and 3.1 GB; you ask for 2 days and 32 GB (24 like runs)`."""
-    runs = {id(use): use for like in uses.values() for use in like}.values()
-    times = [seconds for key, like in uses.items() for seconds in _times(like, spec_of_key[key])]
+    """Return `earlier runs took at most 41 min and 3.1 GB; you ask for 2 days and 32 GB (24 similar runs)`."""
+    runs = {id(use): use for group in uses.values() for use in group}.values()
+    times = [seconds for key, group in uses.items() for seconds in _times(group, spec_of_key[key])]
     requests = list({id(request): request for request in _requests(specs, options)}.values())
     cpus, gpus = (max(numbers) for numbers in zip(*map(costs.cpus_and_gpus, requests), strict=True))
     memory, cpu, gpu = (max((value for use in runs if (value := getattr(use, name)) is not None), default=None)
@@ -192,7 +192,7 @@ def _comparison(specs: Mapping[str, Spec], spec_of_key: Mapping[str, Spec], uses
              else "", count(cpus, "CPU"), count(gpus, "GPU") if gpus else ""]
     who = "each worker asks" if options.shape.get("workers") else "you ask"
     return (f"earlier runs took at most {_enumerate(took)}; {who} for {_enumerate(asked)} "
-            f"({count(len(runs), 'like run')})")
+            f"({count(len(runs), 'similar run')})")
 
 
 def _enumerate(words: Iterable[str]) -> str:

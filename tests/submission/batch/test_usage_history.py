@@ -13,7 +13,7 @@ from tests.submission.usage.test_costs import earlier_run
 
 def uses(root: Path, spec: dict[str, Any], **options: Any) -> list[usage_history.RunUse]:
     kind = kind_of(spec)
-    return usage_history.like_runs([kind], str(root), **options).get(kind, [])
+    return usage_history.similar_runs([kind], str(root), **options).get(kind, [])
 
 
 def record_use(run: Path, **used: Any) -> None:
@@ -21,7 +21,7 @@ def record_use(run: Path, **used: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "used": used}))
 
 
-def test_use_of_like_runs_is_read_and_kept_in_an_index(tmp_path: Path) -> None:
+def test_use_of_similar_runs_is_read_and_kept_in_an_index(tmp_path: Path) -> None:
     run = tmp_path / "26-01-01-a" / "000_a"
     earlier_run(run, 2, train_length=10, model="linear", base_lr=1)
     record_use(run, memory=3e9, cpu=1.5, cpus=4, gpus=1, gpu=40.0, gpu_memory=None)

@@ -54,22 +54,22 @@ def test_estimate_scales_the_steps_but_not_the_start(tmp_path: Path) -> None:
     specs = [{"model": "linear", "train_length": 100, "base_lr": number} for number in range(36)]
     # 36 × (200 or 400 seconds, and 10 to start and end)
     assert costs.estimate(specs, str(tmp_path), 2, 1) == (
-        "probably 2.1 to 4.1 GPU-hours, 4.2 to 8.2 CPU-hours (2 like runs)")
+        "probably 2.1 to 4.1 GPU-hours, 4.2 to 8.2 CPU-hours (2 similar runs)")
     assert costs.estimate([{"model": "linear", "train_length": 1}], str(tmp_path), 2, 0) == (
-        "probably 0.007 to 0.008 CPU-hours (2 like runs)")  # two CPUs × 12 or 14 seconds
+        "probably 0.007 to 0.008 CPU-hours (2 similar runs)")  # two CPUs × 12 or 14 seconds
 
 
-def test_range_is_that_of_the_middle_half_of_many_like_runs(tmp_path: Path) -> None:
+def test_range_is_that_of_the_middle_half_of_many_similar_runs(tmp_path: Path) -> None:
     for number, seconds in enumerate((1, 2, 3, 4, 100)):
         earlier_run(tmp_path / "26-01-01-a" / f"00{number}_a", seconds, train_length=10)
     assert costs.estimate([{"train_length": 700}] * 36, str(tmp_path), 1, 0) == (
-        "probably 14 to 28 CPU-hours (5 like runs)")
+        "probably 14 to 28 CPU-hours (5 similar runs)")
 
 
 @pytest.mark.parametrize("spec", [
     {"model": "tiny/lenet"}, {"batch_size": 8}, {"dataset": "sklearn/digits"}, {"train_length_unit": "step"},
     {"precision": "bf16"}, {"train_length": 0}, {"COMMAND": ["python", "mine.py"]}])
-def test_unlike_runs_give_no_estimate(spec: dict[str, Any], tmp_path: Path) -> None:
+def test_unsimilar_runs_give_no_estimate(spec: dict[str, Any], tmp_path: Path) -> None:
     earlier_run(tmp_path / "26-01-01-a" / "000_a", 2, train_length=10, model="linear")
     specs = [{"model": "linear", "train_length": 10}]
     assert costs.estimate(specs, str(tmp_path), 2, 0) is not None
@@ -93,5 +93,5 @@ def test_external_program_is_estimated_from_runs_with_equal_parameters(tmp_path:
     command = ["python", "mine.py", "{args}"]
     earlier_run(tmp_path / "26-01-01-a" / "000_a", 0, COMMAND=command, depth=3, seed=1)
     spec = {"COMMAND": command, "depth": 3, "seed": 2, "SBATCH": {"mem": "1G"}}
-    assert costs.estimate([spec] * 360, str(tmp_path), 2, 0) == "probably 2.0 CPU-hours (1 like run)"
+    assert costs.estimate([spec] * 360, str(tmp_path), 2, 0) == "probably 2.0 CPU-hours (1 similar run)"
     assert costs.estimate([{**spec, "depth": 4}], str(tmp_path), 2, 0) is None

@@ -71,7 +71,7 @@ def plan_lines(project: Project, capsys: pytest.CaptureFixture[str], *arguments:
 def test_plan_compares_what_is_asked_for_with_earlier_runs(grid: Project, capsys: pytest.CaptureFixture[str]) -> None:
     lines, commands = plan_lines(grid, capsys)
     assert lines == ["earlier runs took at most 41 min, 3.1 GB, 1.3 CPUs and 12 % of the GPU; you ask for 2 days, "
-                     "32 GB, 8 CPUs and 1 GPU (2 like runs)",
+                     "32 GB, 8 CPUs and 1 GPU (2 similar runs)",
                      "--right-size requests for 2 runs: time 01:05:00, mem 4000M"]
     assert not any("--mem" in command or "--time" in command for command in commands)
     assert not (grid.results / "26-01-01-old" / ".usage.json").exists()  # a dry run writes nothing
@@ -222,7 +222,7 @@ def test_programs_get_the_longest_time_as_they_may_not_resume(grid: Project,
                 COMMAND=["python", "mine.py"], depth=3, seed=number)
     lines, _ = plan_lines(grid, capsys, "--right-size")
     assert lines[1:] == ["2 runs: time 03:00:00, mem 1300M"]
-    assert "2 h" in lines[0] and "40 like runs" in lines[0]
+    assert "2 h" in lines[0] and "40 similar runs" in lines[0]
 
 
 @pytest.mark.parametrize(("memory", "expected"), [("8G", 8192), ("500", 500), ("1T", 2**20), ("2048K", 2), ("0", None),
