@@ -19,7 +19,7 @@ from src.submission.batch import claims, heartbeat
 from src.submission.job.worker import NOT_STARTED, Worker, signal_all
 from src.submission.job.worker_child import Unit
 from src.submission.searches.names import name_run
-from src.submission.slurm import client
+from src.submission.slurm import client, job_states
 from src.submission.system import process
 
 _MAX_FAILED = 5  # trials that failed while none has a result, before the search is stopped
@@ -29,9 +29,7 @@ _SETTLING_INTERVAL = 1.0  # seconds between two looks at the trials that run
 _QUERY_INTERVAL = 60.0  # seconds between two queries of Slurm about one job
 # Seconds after which a Slurm job without a trial ends: others take up what is left, and its resources are free
 _MAX_IDLE = 300.0
-# of a Slurm job
-_ENDED_STATES = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL",
-                 "DEADLINE", "REVOKED")
+
 
 
 @dataclass
@@ -170,7 +168,7 @@ def _is_job_gone(job: str) -> bool:
     queue = client.squeue()
     # the job of another user is not in the own queue
     return queue.answered and queue.find(job) is None and (
-        client.show_job(job).get("JobState", _ENDED_STATES[0]) in _ENDED_STATES)
+        client.show_job(job).get("JobState", job_states.COMPLETED) in job_states.ENDED)
 
 
 def _shows_life(run: RunFolder) -> bool:

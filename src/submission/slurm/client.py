@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from src.errors import JobSpecError, SlurmError
 from src.frozen import Frozen, field
 from src.io import files, slurm_environment
-from src.submission.slurm import directives, sbatch_messages
+from src.submission.slurm import directives, job_states, sbatch_messages
 from src.submission.system import process
 
 if TYPE_CHECKING:
@@ -308,6 +308,7 @@ def _suffix(cluster: str | None) -> str:
 
 _MAX_TASKS = 1_000_000  # of one array: Slurm's own limit is 4 million, by default a thousand
 _MAX_DIGITS = 16  # of a number that Slurm prints
+_NO_ACCOUNTING = "accounting storage is disabled"  # sacct's message on a cluster without a database
 _QUEUE_FORMAT = "%i|%T|%V|%S|%r|%k"  # id, state, submit time, start, reason, comment
 USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw",
                 "AllocTRES", "TRESUsageInTot", "AdminComment")
@@ -330,15 +331,6 @@ def squeue(clusters: Collection[str] | None = None) -> Queue:
     return Queue(answered, jobs)
 
 
-# Selected by state, sacct also lists jobs that were cancelled while they waited for a dependency.
-_ACCOUNTED = ("PENDING", "RUNNING", "SUSPENDED", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED",
-              "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
-
-
-# sacct's message on a cluster without a database
-_NO_ACCOUNTING = "accounting storage is disabled"
-
-
 def sacct(since: float, clusters: Collection[str] | None = None) -> Accounting:
     """Return this user's Slurm jobs since a time (unix seconds), by one call for each cluster; array tasks separately.
 
@@ -346,7 +338,8 @@ def sacct(since: float, clusters: Collection[str] | None = None) -> Accounting:
     """
     answered, jobs = True, {}
     for cluster in [None] if clusters is None else sorted(clusters):
-        rows = _sacct_rows(["--allocations", _start_time(since), "--endtime=now", f"--state={','.join(_ACCOUNTED)}"],
+        rows = _sacct_rows(["--allocations", _start_time(since), "--endtime=now",
+                            f"--state={','.join(job_states.ACCOUNTED)}"],
                            ("JobID", "State", "Submit", "ExitCode", "TimelimitRaw"), cluster)
         answered &= rows is not None
         for row in rows or ():

@@ -12,6 +12,7 @@ from src import run_folder
 from src.frozen import Frozen
 from src.submission.batch import heartbeat
 from src.submission.batch.journal import COMMENT_PREFIX, LOCAL, Ticket
+from src.submission.slurm import job_states
 from src.submission.slurm.client import Accounting, Job, Queue
 from src.submission.system import process
 from src.submission.system.terminal import format_duration
@@ -31,12 +32,8 @@ _SIGNAL_STATUS = 128  # a shell's exit status of a program that a signal killed 
 _CLOCK_TOLERANCE = 3600.0  # seconds that sacct's clock may be behind when it is compared with a ticket
 
 _DONE_FILE = {run_folder.COMPLETED: DONE, run_folder.EARLY_STOPPED: EARLY_STOPPED, run_folder.DIVERGED: DIVERGED}
-_SLURM_HELD = frozenset(("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
-_SLURM_PENDING = _SLURM_HELD | {"PENDING", "REQUEUED", "REQUEUE_FED"}
-_SLURM_RUNNING = frozenset(("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
-                            "RESIZING"))
-_SLURM_COMPLETED = "COMPLETED"
 _MAYBE_ALIVE = (SUBMITTED, PENDING, RUNNING, STUCK, UNKNOWN)
+# the state of a run by how its Slurm job ended; after COMPLETED its files decide
 _SLURM_ENDED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
                 "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
                 "REVOKED": CANCELLED}
@@ -145,7 +142,7 @@ class Evidence(Frozen):
         """The row of squeue of the newest job that it lists; None if it lists none, or only completed ones."""
         for job in reversed(self.jobs):
             row = self.queue.find(job)
-            if row and row.state != _SLURM_COMPLETED and not self._is_reused(row):
+            if row and row.state != job_states.COMPLETED and not self._is_reused(row):
                 return row
         return None
 
@@ -158,8 +155,8 @@ class Evidence(Frozen):
     def is_held(self) -> bool:
         """Whether Slurm holds the job in the queue until a user or an administrator releases it."""
         row = self.queue_row
-        return row is not None and (row.state in _SLURM_HELD or (
-            row.state in _SLURM_PENDING and re.search(_HELD_REASON, row.reason) is not None))
+        return row is not None and (row.state in job_states.HELD or (
+            row.state in job_states.PENDING and re.search(_HELD_REASON, row.reason) is not None))
 
     def _is_reused(self, row: Job) -> bool:
         """Whether Slurm gave the id to another submission of ours: its numbers restart at 1 if its state is lost."""
@@ -213,7 +210,7 @@ class Evidence(Frozen):
     def unended_in_sacct(self) -> str:
         """The state of the newest job that sacct lists as not ended; empty if there is none."""
         rows = (self.accounting.jobs.get(job) for job in reversed(self.jobs))
-        return next((row.state for row in rows if row and row.state in _SLURM_PENDING | _SLURM_RUNNING), "")
+        return next((row.state for row in rows if row and row.state in job_states.PENDING | job_states.RUNNING), "")
 
     def explain(self, reason: str, slurm_job: str) -> str:
         """Return a reason of Slurm in words, if its own name the cause badly."""
@@ -435,10 +432,10 @@ def _state_in_queue(row: Job) -> State:
     """The state that a row of squeue shows. A word that is not known, of a newer Slurm, counts as running."""
     reason = row.reason.strip("()")
     reason = "" if reason == "None" else reason  # squeue's word for no reason
-    if row.state in _SLURM_PENDING:
-        is_stuck = row.state in _SLURM_HELD or re.search(_STUCK_REASON, row.reason)
+    if row.state in job_states.PENDING:
+        is_stuck = row.state in job_states.HELD or re.search(_STUCK_REASON, row.reason)
         return State(STUCK if is_stuck else PENDING, reason, row.id)
     if row.state in _SLURM_ENDED:
         return State(_SLURM_ENDED[row.state], reason, row.id)
-    remark = ENDING if row.state == "COMPLETING" else "" if row.state in _SLURM_RUNNING else row.state
+    remark = ENDING if row.state == "COMPLETING" else "" if row.state in job_states.RUNNING else row.state
     return State(RUNNING, remark, row.id)

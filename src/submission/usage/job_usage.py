@@ -5,10 +5,10 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from src.submission.slurm import job_states
 from src.submission.usage import jobstats
 
 _MAX_DIGITS = 16  # of a number that Slurm prints
-_NOT_ENDED = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED")
 
 
 @dataclass
@@ -54,7 +54,7 @@ def usage_of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> dict[
         if job not in jobs:
             continue
         seconds = parse_number(elapsed)
-        if not step and (state.split() or [""])[0] not in _NOT_ENDED:
+        if not step and (state.split() or [""])[0] not in job_states.PENDING | job_states.RUNNING:
             usage[job] = JobUsage(seconds=seconds, cpus=parse_number(cpus), cpu_used=parse_cpu_time(cpu),
                                   cpu_allocated=seconds * parse_number(cpus),
                                   gpu_allocated=seconds * _gpu_count(parse_tres(allocated)),

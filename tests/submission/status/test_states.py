@@ -11,11 +11,16 @@ import pytest
 from src import run_folder
 from src.run_folder import RunFolder
 from src.submission.batch.journal import LOCAL, SLURM, Ticket
+from src.submission.slurm import job_states
 from src.submission.slurm.client import Accounting, Job, Queue
 from src.submission.status import retry_policy, states
 from src.submission.status.states import Evidence
 
 NOW = 1_000_000.0
+
+
+def test_each_word_of_slurm_for_an_end_is_a_state_of_runs() -> None:
+    assert states._SLURM_ENDED.keys() == {*job_states.ENDED} - {job_states.COMPLETED}
 
 
 def state(end: str | None = None, ticket: Ticket | None = None, queue: Queue | None = None, accounting: dict[str,
