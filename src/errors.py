@@ -116,6 +116,13 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def exception_line(error: BaseException) -> str:
+    """Return the last line of an exception's traceback, at most 2000 characters of it."""
+    import traceback  # imported on demand: start-up time on a login node
+
+    return one_line(traceback.format_exception_only(error)[-1].strip())[:2000]
+
+
 def discard_output() -> None:
     """Redirect stdout, which is closed, to nothing, so that the flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -171,7 +171,7 @@ def test_out_of_memory_is_retried_only_with_more_memory(submitted: Project, fake
     capsys.readouterr()
     assert submitted.submit("-r", submitted.batch, "-d") == 0
     out = capsys.readouterr().out
-    assert "4 runs: 2 to submit, 2 left alone (1 out_of_memory, 1 done)" in out
+    assert "4 runs: 2 to submit, 2 left alone (1 out of memory, 1 done)" in out
     assert "2 failed: ValueError: no 1 (" in out
     assert "--state out_of_memory --sbatch mem=32G`" in out
     assert submitted.submit("-r", submitted.batch, "--state", "out_of_memory", "-y") == 0

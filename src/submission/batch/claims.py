@@ -51,7 +51,7 @@ from typing import Any
 
 from src import run_folder
 from src.archive import run_files
-from src.errors import BatchError
+from src.errors import BatchError, shell_command
 from src.io import files, slurm_environment
 from src.run_folder import RunFolder
 from src.submission.batch import journal
@@ -89,7 +89,7 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
         run_files.require_folder(folder, "started")
         raise
     run = RunFolder.read(folder)
-    next_attempt = ticket, 1 + max((number for of, number in run.attempts if of == ticket), default=-1)
+    next_attempt = ticket, 1 + max((number for other, number in run.attempts if other == ticket), default=-1)
     if is_first:
         return next_attempt
     last = run.last_attempt() or {}
@@ -106,8 +106,9 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
         if last.get("how") and not holder.get(run_folder.ARCHIVES) or process.is_alive(holder) is False:
             return claim(folder, ticket + 1, in_worker=True)  # no message if another process is faster
         doing = "being archived" if holder.get(run_folder.ARCHIVES) else "already running"
+        status = shell_command("python", "experiments.py", "status", os.path.dirname(folder))
         raise BatchError(f"this run is {doing}: {process.describe(holder)}", where=folder,
-                         hint=f"`python experiments.py status {os.path.dirname(folder)}` shows its progress")
+                         hint=f"`{status}` shows its progress")
     if not in_worker:  # workers try every run; a Slurm job has its log to itself
         print(f"{folder}: run already claimed by {process.describe(holder)}; exiting")
     return None

@@ -140,6 +140,11 @@ def file_name(token: str, group: int = 0, groups: int = 1) -> str:
     return f"{token}{f'.{group}' if groups > 1 else ''}{run_folder.TASKS_SUFFIX}"
 
 
+def token_of(path: str) -> str:
+    """Return the token of the submission that a task file belongs to, by the file's name."""
+    return os.path.basename(path).partition(".")[0]
+
+
 def write(path: str, tasks: Tasks) -> None:
     """Write a task file atomically."""
     files.write_json(path, tasks._asdict())

@@ -11,7 +11,7 @@ from src.search import summary
 from src.submission.batch import task_files
 from src.submission.batch.task_files import NO_STACKS, Stacks, WorkerGroup
 from src.submission.execution.messages import failure_sent, next_steps
-from src.submission.job import local_workers
+from src.submission.job import external_program, local_workers
 from src.submission.planning.canary import HELD_BACK, Canaries
 from src.submission.planning.command_line import Options
 from src.submission.planning.sbatch_calls import local_worker_groups
@@ -33,7 +33,7 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
     breaker = CircuitBreaker(plan.batch, options.max_failures)
 
     def on_end(name: str, exit_code: int) -> None:
-        notifier.run_ended(exit_code not in (0, 75))  # 75: saved, to be continued
+        notifier.run_ended(exit_code not in (0, external_program.SAVED))
         breaker.record_end(name)
 
     held_back: list[str] = []
@@ -149,7 +149,7 @@ def _report_end(batch: str, names: Iterable[str], log: str) -> int:
             where=log, hint=f"read that file; then `{retry}`")
     failed = [name for name, state in unfinished.items() if state not in (states.RUNNING, states.UNKNOWN)]
     steps = [(shell_command("python", "experiments.py", "status", batch), "shows each run"),
-             (shell_command("python", "experiments.py", "report", batch), "makes a page with pictures")]
+             (shell_command("python", "experiments.py", "report", batch), "writes the report")]
     if failed:
         print(f"{count(len(failed), 'run')} failed")
         steps = [(shell_command("python", "experiments.py", "logs", os.path.join(batch, failed[0])), "shows why"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from src import config, logs, run_folder
 from src.archive import run_files
-from src.errors import BatchError, UserError, exits_on_user_error, one_line
+from src.errors import BatchError, UserError, exception_line, exits_on_user_error, one_line
 from src.io import files, slurm_environment, yaml_io
 from src.monitoring import gpu_idle, worker_cell
 from src.monitoring.gpu_idle import IdleNow, Limits
@@ -314,7 +314,7 @@ class Attempt:
             return self._record_stop(stopped, owns_job)
         except BaseException as error:
             if worker_cell.has_others() and worker_child.is_out_of_memory(error):
-                return self._yield(f"out of memory beside other runs: {_describe(error)}")
+                return self._yield(f"out of memory beside other runs: {exception_line(error)}")
             if isinstance(error, UserError):
                 self.fail(one_line(str(error)))
                 raise
@@ -348,7 +348,7 @@ class Attempt:
             print(f"error: {self.folder}: disk full; the last resume checkpoint is kept. Make room, then "
                   "`python submit_multiple.py -r BATCH` resumes from it", file=sys.stderr)
         else:
-            self.fail(_describe(error))
+            self.fail(exception_line(error))
             traceback.print_exception(error)
         return 1
 
@@ -443,8 +443,3 @@ class Attempt:
             from src.submission.status import notify
 
             notify.notify_failure(self.folder, self.ticket)
-
-
-def _describe(error: BaseException) -> str:
-    """Return an error in one line, as the record of an attempt has it."""
-    return one_line(traceback.format_exception_only(error)[-1].strip())[:2000]

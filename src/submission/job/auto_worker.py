@@ -17,10 +17,11 @@ from src.io import machine, slurm_environment, yaml_io
 from src.monitoring import worker_cell
 from src.run_folder import RunFolder
 from src.submission.batch import claims
+from src.submission.batch.task_files import token_of
 from src.submission.batch.usage_history import kind_of
 from src.submission.job import external_program
 from src.submission.job.worker import Worker
-from src.submission.job.worker_child import Child, Unit, gpu_share
+from src.submission.job.worker_child import Child, Unit, gpu_share, local_number
 from src.submission.slots import record
 from src.submission.slots.lane import Lane
 from src.submission.slots.meter import Gpu, Meter, RunningProcess, find_gpus, gpu_names
@@ -53,16 +54,15 @@ class AutoWorker(Worker):
         guess = record.first_guess(self.tasks.batch, kinds, cpus, model, machine.memory_limit() / self.tasks.workers)
         self.lanes = [Lane(name, guess, MOST // len(names)) for name in names] or [Lane(None, guess, MOST)]
         self.meter = Meter(len(self.lanes), self.tasks.workers)
-        token = os.path.basename(self.path).partition(".")[0]
-        self.record = record.SlotsRecord(self.tasks.batch, token, slurm_environment.job_id() or str(_number()), kinds,
-                                         cpus, model)
+        self.record = record.SlotsRecord(self.tasks.batch, token_of(self.path), slurm_environment.job_id() or str(
+            local_number()), kinds, cpus, model)
         self._print(f"{guess.slots} at a time at first: {guess.source}" if guess else "1 at a time at first")
 
     def _own_gpus(self) -> list[str]:
         """Return the GPUs of this worker; none if its runs use the CPU."""
         if all(spec.get("device") == "cpu" for spec in itertools.islice(self.specs(), _MAX_SPECS)):
             return []
-        return gpu_share(self.tasks.gpus or gpu_names(), _number(), self.tasks.workers)
+        return gpu_share(self.tasks.gpus or gpu_names(), local_number(), self.tasks.workers)
 
     def _print(self, line: str) -> None:
         print(f"slots: {line}", file=sys.stderr, flush=True)
@@ -181,8 +181,3 @@ class AutoWorker(Worker):
             lane = max(self.lanes, key=lambda lane: len(self.children_of(lane)))
         self._act(self.lanes.index(lane), lane.out_of_memory(now, len(self.children_of(lane)),
                                                              f"{name}: {attempt.get('error')}"))
-
-
-def _number() -> int:
-    """Return the number of this worker among the local ones."""
-    return int(os.environ.get("GRIDIRON_WORKER", "0"))

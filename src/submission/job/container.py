@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from src import run_folder
 from src.config import Config
 from src.errors import JobSpecError, UserError
-from src.io import files, packed_copy, slurm_environment
+from src.io import files, nvml, packed_copy, slurm_environment
 from src.submission.batch import journal, task_files
 from src.submission.spec.container_spec import Container, check_image
 from src.submission.system.process import RELAY_SOCKET
@@ -119,7 +119,7 @@ def may_use_gpus(environment: Mapping[str, str]) -> bool:
     """Return whether this process may use a GPU: as Slurm assigned them, or without Slurm if the machine has one."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if slurm_environment.raw_job_id(environment) is None and visible is None:
-        return os.path.exists("/dev/nvidiactl")
+        return os.path.exists(nvml.DEVICE)
     values = (visible, *slurm_environment.gpus(environment))
     return any(gpus not in (None, "", "-1", "NoDevFiles") for gpus in values)
 
@@ -226,7 +226,7 @@ def preview_command(container: Container, batch: str, project: str, path: str, g
     """
     program, inside = os.path.join(project, "train.py"), inside_environment(container, os.environ)
     expanded = container._replace(binds=list(map(_expand_if_set, container.binds)),
-                       folders=list(map(_expand_if_set, container.folders)))
+                                  folders=list(map(_expand_if_set, container.folders)))
     return exec_command(container, os.path.basename(find_runtime() or RUNTIMES[0]),
                         mount_options(expanded, batch, program, inside, project), gpus,
                         [python_inside(container), program, path], project)

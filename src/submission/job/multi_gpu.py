@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from src.errors import UserError, one_line
-from src.io import slurm_environment
+from src.errors import UserError, exception_line
+from src.io import machine
 from src.submission.spec import command_template
 from src.submission.system.process import killed_by
 from src.submission.system.signals import Stopped, signals
@@ -133,8 +133,8 @@ def _main(rank: int, count: int, rendezvous: str, writer: Connection, function: 
           arguments: tuple[Any, ...]) -> None:
     """The main function of a started process: call `function`, and send how it ended."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), RENDEZVOUS: rendezvous}
-    if (cpus := _cpus()) and "OMP_NUM_THREADS" not in os.environ:
-        os.environ["GRIDIRON_THREADS"] = str(max(1, cpus // count))
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["GRIDIRON_THREADS"] = str(max(1, machine.allotted_cpus() // count))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     signals.listen()
     result: tuple[str, Any]
@@ -148,16 +148,11 @@ def _main(rank: int, count: int, rendezvous: str, writer: Connection, function: 
         result = "user_error", str(error)
     except BaseException as error:
         traceback.print_exc()
-        result = "failed", one_line(traceback.format_exception_only(error)[-1].strip())[:2000]
+        result = "failed", exception_line(error)
     writer.send_bytes(json.dumps(result).encode())
     if result[0] != "ended":
         os._exit(1)  # at once: the clean-up of libraries may wait for the other processes
 
-
-def _cpus() -> int:
-    """Return the number of CPUs of the run."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("GRIDIRON_THREADS") or slurm_environment.cpus_per_task() or available)
 
 
 def _exit_with_parent() -> None:

@@ -183,7 +183,7 @@ def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), i
     from src.submission.slurm import submit
 
     tickets = {name: tasks.tickets[name] for name in tasks.startable()}
-    token = os.path.basename(path).partition(".")[0]
+    token = task_files.token_of(path)
     folder = os.path.join(tasks.batch, run_folder.SUBMISSIONS)
     earlier = glob.glob(f"{glob.escape(os.path.join(folder, token))}.*.jsonl")
     has_runs = bool(tickets) or tasks.is_search  # which chooses further trials

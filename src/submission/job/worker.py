@@ -32,6 +32,7 @@ from src.submission.job.worker_child import (
     Unit,
     describe_end,
     gpu_share,
+    local_number,
     remove_empty_output,
     report_error,
     send_report,
@@ -179,8 +180,7 @@ class Worker:
         specs = [spec for spec in self.specs() if "COMMAND" not in spec]
         if specs:
             warm_up(specs)
-            token = os.path.basename(self.path).partition(".")[0]
-            code_state.compare_loaded(os.path.join(self.tasks.batch, run_folder.CODE, token),
+            code_state.compare_loaded(os.path.join(self.tasks.batch, run_folder.CODE, task_files.token_of(self.path)),
                                       code_state.project_folder())
         # a garbage collection in a child would write into, and so copy, every memory page that it shares with this one
         gc.collect()
@@ -211,9 +211,8 @@ class Worker:
         units = self.tasks.units() if self.run_stack else [[name] for name in self.tasks.tickets]
         first = 0
         if self.tasks.stacks and self.run_stack:
-            job = slurm_environment.job_id()
-            share = zlib.crc32(job.encode()) / 2**32 if job else (
-                int(os.environ.get("GRIDIRON_WORKER", "0")) % self.tasks.workers / self.tasks.workers)
+            job, workers = slurm_environment.job_id(), self.tasks.workers
+            share = zlib.crc32(job.encode()) / 2**32 if job else local_number() % workers / workers
             first = int(share * len(units))
         return map(Unit, units[first:] + units[:first])
 
@@ -302,7 +301,7 @@ class Worker:
     def _gpus(self, slot: int) -> list[str]:
         """Return the GPUs of a slot, as CUDA_VISIBLE_DEVICES takes them; empty if there is nothing to divide."""
         visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-        position = int(os.environ.get("GRIDIRON_WORKER", "0")) * self.tasks.slots + slot
+        position = local_number() * self.tasks.slots + slot
         return gpu_share(self.tasks.gpus or visible, position, self.tasks.workers * self.tasks.slots)
 
     def _reap(self) -> None:

@@ -134,6 +134,11 @@ def report_error(folder: str, error: UserError | OSError) -> int:
     return 1
 
 
+def local_number() -> int:
+    """Return the number of this worker among those of this machine; 0 under Slurm."""
+    return int(os.environ.get("GRIDIRON_WORKER", "0"))
+
+
 def gpu_share(gpus: list[str], position: int, slots: int) -> list[str]:
     """Return the GPUs of slot `position` of `slots`: its own while there are enough, otherwise a shared one."""
     if not gpus or slots == 1:

@@ -139,7 +139,7 @@ def _choose_action(batch: str, canary: Run, retry: bool, is_local: bool) -> str:
     else:
         hint = "give the same command again when it has ended, or use --no-canary"
     reason = f" ({state.why})" if state.why else ""
-    raise BatchError(f"its canary is {state.name}{reason}", where=canary.path, hint=hint)
+    raise BatchError(f"its canary is {states.shown(state.name)}{reason}", where=canary.path, hint=hint)
 
 
 def _canary_name(spec: Spec, slurm: SlurmOptions | None, batch: str, by_batch_size: bool) -> str:

@@ -20,9 +20,9 @@ def dependency_options(observation: Observation) -> dict[str, str]:
     open_runs = [run for run in observation.runs.values() if run.state.name not in retry_policy.CLOSED]
     not_waitable = [run for run in open_runs if run.state.name not in _CAN_BE_WAITED_FOR]
     if not_waitable:
-        state = not_waitable[0].state.name.replace("_", " ")
         raise BatchError(f"{count(len(not_waitable), 'run')} of this batch cannot be waited for "
-                         f"({not_waitable[0].name}: {state})", where=f"--after {batch}",
+                         f"({not_waitable[0].name}: {states.shown(not_waitable[0].state.name)})",
+                         where=f"--after {batch}",
                          hint=f"`{retry_command(batch)}` submits again what failed")
     tickets = observation.history.tickets
     if any(not run.state.slurm_job or run.name in tickets and tickets[run.name].shared for run in open_runs):

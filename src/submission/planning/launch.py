@@ -90,7 +90,7 @@ def _check_slots(plan: SubmissionPlan, options: Options, stack: int | str | None
 
 def _with_stacks(plan: SubmissionPlan, launch: LaunchSettings, options: Options, stack: int | str) -> LaunchSettings:
     """Divide the runs to submit into stacks: by the number of workers, where workers share the runs."""
-    from src.submission.planning import sbatch_calls, stacks  # few submissions have them
+    from src.submission.planning import stacks  # few submissions have them
 
     slots = sbatch_calls.count_slots(plan, launch, options)
     return launch._replace(stack_plan=stacks.plan_stacks(plan.to_submit, plan.points, stack, slots))

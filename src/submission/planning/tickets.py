@@ -29,7 +29,7 @@ class Tickets(NamedTuple):
 
     def summary(self) -> str:
         """Return one line: `24 runs: 20 to submit, 4 left alone (3 done, 1 running)`."""
-        reasons = ", ".join(f"{len(names)} {reason}" for reason, names in self.left_alone.items())
+        reasons = ", ".join(f"{len(names)} {_in_words(reason)}" for reason, names in self.left_alone.items())
         number = sum(map(len, self.left_alone.values()))
         left_alone = f", {number} left alone ({reasons})" if reasons else ""
         return f"{count(len(self.to_submit) + number, 'run')}: {len(self.to_submit)} to submit{left_alone}"
@@ -39,7 +39,7 @@ class Tickets(NamedTuple):
         numbers = {reason: len(names) for reason, names in self.left_alone.items()}
         total = sum(numbers.values())
         return ", ".join([f"{numbers.pop(states.DONE, 0)} of {total} done",
-                          *(f"{number} {states.shown(reason)}" for reason, number in numbers.items())])
+                          *(f"{number} {_in_words(reason)}" for reason, number in numbers.items())])
 
     def require_decided(self, batch: str) -> None:
         """BatchError if nothing can be submitted and some runs are in the state submitted or unknown."""
@@ -49,17 +49,22 @@ class Tickets(NamedTuple):
                              hint=f"give the same command again in a few minutes; `{status}` shows why")
 
     def without(self, names: Iterable[str], reason: str) -> Tickets:
-        """Return the plan with some runs left alone for a reason."""
+        """Return the tickets with some runs left alone for a reason."""
         names = list(names)
         if not names:
             return self
         removed = set(names)
         return Tickets({name: ticket for name, ticket in self.to_submit.items() if name not in removed},
-                          {**self.left_alone, reason: [*self.left_alone.get(reason, []), *names]})
+                       {**self.left_alone, reason: [*self.left_alone.get(reason, []), *names]})
 
     def first(self, maximum: int | None) -> Tickets:
-        """Return the plan with only its first `maximum` runs to submit; None: with all."""
+        """Return the tickets with only the first `maximum` runs to submit; None: with all."""
         return self if maximum is None else self.without(list(self.to_submit)[maximum:], LATER)
+
+
+def _in_words(reason: str) -> str:
+    """Return a state as messages print it; any other reason, which may name a host, unchanged."""
+    return states.shown(reason) if reason in states.ALL else reason
 
 
 def first_tickets(names: Iterable[str]) -> Tickets:

@@ -11,12 +11,13 @@ from src import run_folder
 from src.errors import RemoteError
 from src.frozen import Frozen
 from src.submission.batch import provenance
+from src.submission.packing.environment import ENVIRONMENT_FILES
 from src.submission.remote import remote_server
 from src.submission.remote.ssh import Remote
 from src.submission.system.terminal import count
 
 _NOT_UPLOADED = frozenset(("results", "data", ".venv", ".git", ".gridiron"))  # at the top, links included
-_ENVIRONMENT_FILES = ("pyvenv.cfg", "conda-meta")  # an environment's folder contains one of them
+
 # --delay-updates: files are moved into place at the end, each atomically; --keep-dirlinks: a link that
 # `_linked_folders` has missed is not replaced by a folder
 _RSYNC = ("--links", "--perms", "--times", "--compress", "--keep-dirlinks", "--delay-updates", "--out-format=%i %l %n")
@@ -72,7 +73,7 @@ def _belongs_to_project(project: str, folder: str) -> bool:
     """Return whether a folder is neither in a batch nor in an environment, which git may not ignore."""
     while folder:
         path = os.path.join(project, folder)
-        if any(os.path.exists(os.path.join(path, name)) for name in _ENVIRONMENT_FILES) or run_folder.is_batch_folder(
+        if any(os.path.exists(os.path.join(path, name)) for name in ENVIRONMENT_FILES) or run_folder.is_batch_folder(
                 path) and os.path.isdir(os.path.join(path, run_folder.SUBMISSIONS)):
             return False
         folder = os.path.dirname(folder)

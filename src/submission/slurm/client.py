@@ -471,6 +471,11 @@ def query(command: list[str]) -> str | None:
     return answer.stdout if answer and answer.returncode == 0 else None
 
 
+def user_name() -> str:
+    """Return this user's name, for sacctmgr; empty if it is unknown."""
+    return (query(["id", "-un"]) or "").strip()
+
+
 def _query_environment(cluster: str | None) -> dict[str, str]:
     """The environment of a query; for the cluster of this machine ("") without those that the user chose."""
     return slurm_environment.for_local_cluster() if cluster == "" else slurm_environment.for_queries()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from src import run_folder
 from src.errors import SlurmError
@@ -108,13 +108,12 @@ def tightest(options: Mapping[str, str], jobs: int) -> Limit | None:
     return min(exceeded, key=lambda limit: limit.maximum - limit.in_use, default=None)
 
 
-def _account_limits(options: Mapping[str, str], queued: Iterable[Sequence[str]]) -> tuple[list[Limit], str]:
+def _account_limits(options: Mapping[str, str], queued: Sequence[Sequence[str]]) -> tuple[list[Limit], str]:
     """The limits of this user's associations that apply to the jobs, and the QOS of the jobs, empty if unknown.
 
     queued: account and QOS of each job in the queue.
     """
-    queued = list(queued)
-    user = (client.query(["id", "-un"]) or "").strip()
+    user = client.user_name()
     rows = _sacctmgr_rows(["associations", "where", f"user={user}"],
                           "account", "partition", "defaultqos", "maxsubmitjobs", "grpsubmitjobs")
     account = options.get("account")
@@ -130,9 +129,8 @@ def _account_limits(options: Mapping[str, str], queued: Iterable[Sequence[str]])
     return limits, qos
 
 
-def _qos_limits(options: Mapping[str, str], qos: str, queued: Iterable[Sequence[str]]) -> list[Limit]:
+def _qos_limits(options: Mapping[str, str], qos: str, queued: Sequence[Sequence[str]]) -> list[Limit]:
     """The limits of the jobs' QOS and of their partition's QOS."""
-    queued = list(queued)
     names = {qos or "normal"}
     if partition := options.get("partition"):
         settings = client.query(["scontrol", "show", "partition", partition]) or ""

@@ -19,9 +19,8 @@ def _listed(*command: str) -> Callable[[], str]:
 def _associations(column: str) -> Callable[[], str]:
     """A function that returns what this user's associations allow."""
     def values() -> str:
-        user = (client.query(["id", "-un"]) or "").strip()
-        return _listed("sacctmgr", "--noheader", "--parsable2", "show", "associations", "where", f"user={user}",
-                       f"format={column}")()
+        return _listed("sacctmgr", "--noheader", "--parsable2", "show", "associations", "where",
+                       f"user={client.user_name()}", f"format={column}")()
     return values
 
 

@@ -65,8 +65,10 @@ class SlurmOptions(Frozen):
         return check_script(spec["SCRIPT"]) if spec.get("SCRIPT") else self.script
 
     def text_of(self, script: str) -> str:
-        """Return the text of a script, also if it is not written yet."""
-        return self.unwritten_text(script) or yaml_io.read_user_file(script)
+        """Return the text of a script, also if it is not written yet. A file is read once."""
+        if script not in self._texts:
+            self._texts[script] = self.unwritten_text(script) or yaml_io.read_user_file(script)
+        return self._texts[script]
 
     def unwritten_text(self, script: str) -> str | None:
         """Return the text of a script that is not written yet; None for a file that exists."""
@@ -81,7 +83,7 @@ class SlurmOptions(Frozen):
             self._checked[key] = self._check(script, of_point, size)
         options = self._checked[key]
         if extra := self._extra_of(name):
-            options = options | _append(extra, {**directives.effective(self._text_of(script)), **options})
+            options = options | _append(extra, {**directives.effective(self.text_of(script)), **options})
         return script, client.option_arguments(options, "sbatch options")
 
     def _size_of(self, spec: Mapping[str, Any]) -> Size:
@@ -94,13 +96,13 @@ class SlurmOptions(Frozen):
         options = {str(key).replace("_", "-"): value
                    for layer in (self.environment, self.batch, of_point, self.command_line)
                    for key, value in layer.items()}
-        script_options.check(os.path.relpath(script), self._text_of(script), options,
+        script_options.check(os.path.relpath(script), self.text_of(script), options,
                              is_generated=self.unwritten_text(script) is not None)
         if size != NO_SIZE:
             fixed = [str(key).replace("_", "-") for key in self.command_line]
-            options |= smaller_request(size, {**directives.effective(self._text_of(script)), **options}, fixed)
+            options |= smaller_request(size, {**directives.effective(self.text_of(script)), **options}, fixed)
         if "signal" not in options and (signal := script_options.scaled_signal(
-                self._text_of(script), str(options.get("time") or ""))):
+                self.text_of(script), str(options.get("time") or ""))):
             options["signal"] = signal
         return options
 
@@ -116,11 +118,6 @@ class SlurmOptions(Frozen):
             extra[_KILL_ON_INVALID_DEPENDENCY] = "yes"
         return extra
 
-    def _text_of(self, script: str) -> str:
-        """The text of a script, read once."""
-        if script not in self._texts:
-            self._texts[script] = self.text_of(script)
-        return self._texts[script]
 
     @cached_property
     def _texts(self) -> dict[str, str]:

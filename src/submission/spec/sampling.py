@@ -86,7 +86,7 @@ def quantile_function(tagged: Tagged, where: str) -> Quantile:
     if tagged.tag == "choice":
         return _choice(tagged, where)
     tag = tagged.tag.removeprefix(QUANTIZED)
-    values = _parse_numbers(tagged, tag, where)
+    values = numbers(tagged, where)
     first, second = (values[name] for name in _NUMBERS[tag])
     if tag == "int_uniform":
         return lambda probability: first + int(probability * (second - first + 1))
@@ -161,11 +161,7 @@ def _choice(tagged: Tagged, where: str) -> Quantile:
 
 def numbers(tagged: Tagged, where: str) -> dict[str, Any]:
     """Return the numbers of a distribution by name: min and max of !uniform. JobSpecError if they are invalid."""
-    return _parse_numbers(tagged, tagged.tag.removeprefix(QUANTIZED), where)
-
-
-def _parse_numbers(tagged: Tagged, tag: str, where: str) -> dict[str, Any]:
-    """Return the numbers of a tag by name. JobSpecError if they are invalid."""
+    tag = tagged.tag.removeprefix(QUANTIZED)
     names = _NUMBERS[tag]
     accepted = names if tag == "int_uniform" else (*names, "q")
     raw = _evaluate(tagged.value, where)

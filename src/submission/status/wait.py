@@ -101,11 +101,12 @@ def goes_on(observation: Observation) -> bool:
 
 def worker_jobs(observation: Observation) -> list[str]:
     """Return the Slurm jobs in the queue that this user has submitted for a batch."""
-    jobs = {job for ids in journal.own_submissions(observation.path).values() for job in ids}
+    submissions = journal.own_submissions(observation.path)
+    jobs = {job for ids in submissions.values() for job in ids}
     if not jobs:
         return []
     queue = client.squeue({job.partition(";")[2] for job in jobs})
-    comments = tuple(f"{journal.COMMENT_PREFIX}{token}-" for token in journal.own_submissions(observation.path))
+    comments = tuple(f"{journal.COMMENT_PREFIX}{token}-" for token in submissions)
     return sorted(job for job in jobs if (row := queue.find(job)) and row.comment.startswith(comments))
 
 

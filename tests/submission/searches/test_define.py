@@ -86,7 +86,7 @@ def test_length_of_a_search_by_steps_is_not_known() -> None:
 def test_first_decisions_are_random_and_as_many_as_run_at_a_time() -> None:
     search = search_of("{trials: 9, parallel: 4}")
     points = search_plan.first_points(search)
-    assert list(points) == [names.run_name(search, trial, search.space.to_spec(search.space.draw(0, trial)))
+    assert list(points) == [names.name_run(search)(trial, search.space.to_spec(search.space.draw(0, trial)))
                             for trial in range(4)]
     assert len(search_plan.first_points(search_of("{trials: 3, parallel: 4}"))) == 3
 
