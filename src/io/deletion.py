@@ -39,7 +39,7 @@ def remove_files(folder: int, should_remove: Callable[[str], bool]) -> int:
 
 
 def folder_id(path: str) -> tuple[int, int]:
-    """Return what identifies a folder under any name. OSError if it is missing or a symbolic link."""
+    """Return device and inode of a folder, which identify it under any name. OSError if it is missing or a link."""
     with folder_descriptor(path) as descriptor:
         info = os.fstat(descriptor)
         return info.st_dev, info.st_ino

@@ -1,4 +1,4 @@
-"""Who owns a file, and who else may write to a folder: other people's files are neither trusted nor silently used."""
+"""Owners of files, and who else may write to a folder: other people's files are neither trusted nor silently used."""
 from __future__ import annotations
 
 import contextlib

@@ -12,10 +12,10 @@ _TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 def pids(root: int) -> list[int]:
     """Return a process and its descendants, from the kernel's lists of children: scanning all processes is slower."""
-    found = [root]
-    for parent in found:
-        found += map(int, _read(f"/proc/{parent}/task/{parent}/children").split())
-    return found
+    process_ids = [root]
+    for parent in process_ids:
+        process_ids += map(int, _read(f"/proc/{parent}/task/{parent}/children").split())
+    return process_ids
 
 
 def memory(processes: Iterable[int]) -> int:

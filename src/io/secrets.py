@@ -20,7 +20,7 @@ _MIN_LENGTH = 8  # characters; a shorter value is hardly a secret, and would mat
 
 _SECRET_PARAMETER = rb"(?:[\w.-]{0,80}(?:token|secret|passw|api_?key|signature)[\w.-]{0,80}|key|pass|pwd|auth|sig)"
 # Values that are secrets by their shape: tokens of common services, private keys, and addresses with a password. The
-# group is what stays.
+# group is kept.
 _SHAPES = tuple(map(re.compile, (
     rb"()\b(?:gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_\w{30,255}|glpat-[\w-]{18,255}|hf_[A-Za-z0-9]{30,255}"
     rb"|wandb_v\d_\w{20,255}|sk-[A-Za-z0-9]{32,255}|sk-(?:proj|ant|or|svcacct)-[\w-]{20,255}|xox[abeprs]-[\w-]{10,255}|npm_[A-Za-z0-9]{30,255}"

@@ -1,6 +1,6 @@
 """Environment variables of Slurm: the only module that names them.
 
-It lies in `src/io` because training and the machine's facts read them too, not only the submission.
+It is in `src/io` because training and the machine's facts read them too, not only the submission.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SBATCH_VALUES = ("ACCOUNT", "ACCTG_FREQ", "BATCH", "CLUSTERS", "CONSTRAINT", "C
 _SBATCH_RENAMED = {"MEM_PER_NODE": "mem", "REQ_SWITCH": "switches", "TIMELIMIT": "time"}
 _SBATCH_OPTIONS = {**{name: name.lower().replace("_", "-") for name in (*_SBATCH_FLAGS, *_SBATCH_VALUES)},
                    **_SBATCH_RENAMED}
-_SBATCH_DROPPED = ("ARRAY_INX", "COMMENT", "JOB_NAME", "OUTPUT", "WAIT")  # what the submission decides
+_SBATCH_DROPPED = ("ARRAY_INX", "COMMENT", "JOB_NAME", "OUTPUT", "WAIT")  # the submission sets these options itself
 _FORMATS = {"SLURM_TIME_FORMAT": "%s",  # unix seconds
             "SLURM_BITSTR_LEN": "0",  # the indices of an array in full
             "TZ": "UTC0"}  # for times given or printed as dates: in UTC, no hour occurs twice
@@ -152,9 +152,8 @@ def sbatch_variable(option: str) -> str:
 
 def without_sbatch_defaults(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which only the command line overrides a script."""
-    return {name: value for name, value in environment.items()
-            if name.removeprefix(_SBATCH_PREFIX) not in (*_SBATCH_OPTIONS, *_SBATCH_DROPPED)
-            or not name.startswith(_SBATCH_PREFIX)}
+    dropped = {_SBATCH_PREFIX + name for name in (*_SBATCH_OPTIONS, *_SBATCH_DROPPED)}
+    return {name: value for name, value in environment.items() if name not in dropped}
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

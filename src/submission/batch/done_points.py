@@ -44,7 +44,7 @@ def done_points(output_dir: str, excluding: Collection[str] = ()) -> dict[str, s
                 try:
                     spec = run_folder.read_spec(os.path.join(folder, run_folder.SPEC))
                     done.setdefault(canonical_hash(spec), folder)
-                except UserError:  # written by another version of the project: no point of today equals it
+                except UserError:  # of another version of the project: equal to no point of this one
                     continue
     return done
 

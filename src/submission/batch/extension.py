@@ -16,7 +16,7 @@ _FORMS: records.Forms = {"names": records.list_of(records.is_name), "identity": 
 
 
 class Extension(Frozen):
-    """What an extended batch is made from, beside its job spec.
+    """The points of an extended batch, which follow from its job spec and its options.
 
     number: of the extension, from 0
     names: the run of each grid point, in the order of the grid

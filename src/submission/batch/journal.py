@@ -51,7 +51,7 @@ def job_comment(token: str, unit: int) -> str:
 
 
 class Units(NamedTuple):
-    """How the runs of a plan are divided among calls of sbatch, the units.
+    """The division of a plan's runs among units. A unit is a call of sbatch.
 
     kind: ONE_EACH: unit u is run u. ARRAY: unit u is an array of the runs from bounds[u] to bounds[u + 1].
       WORKERS: unit u is a worker, for all runs if bounds is empty, else for those from bounds[2u] to bounds[2u + 1]

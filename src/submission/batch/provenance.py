@@ -124,8 +124,7 @@ def inspect_code(project: str) -> Code:
     except _GitError as error:
         return Code(project, git_error=str(error) or "no commit yet")
     return Code(project, commit, None if branch == "HEAD" else branch, remote and public_url(remote), prefix,
-                changed,
-                untracked, unpushed)
+                changed, untracked, unpushed)
 
 
 def portable_record(code: Code, uploaded: Sequence[str]) -> dict[str, Any]:
@@ -138,7 +137,7 @@ def portable_record(code: Code, uploaded: Sequence[str]) -> dict[str, Any]:
     secrets = secret_values(os.environ)
     diff = base64.b64encode(redact(_diff(code), secrets)).decode() if code.changed else None
     return redact_json({**vars(code), "files": list(uploaded), "diff": diff, "untracked": _all_untracked(code),
-                  "sent_from": {"host": platform.node(), "project": code.project}}, secrets)
+                        "sent_from": {"host": platform.node(), "project": code.project}}, secrets)
 
 
 def project_files(project: str) -> list[str] | None:
@@ -193,7 +192,7 @@ def installed_packages() -> list[str]:
 
 
 def write_record(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[str, Any] | None,
-          snapshot: bool = False) -> None:
+                 snapshot: bool = False) -> None:
     """Create `folder` and store in it everything that identifies what is submitted. Secrets in it are redacted.
 
     Only this user can read the folder and its parent, since no list of secrets is complete.
@@ -220,8 +219,7 @@ def write_record(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[st
         files.write_atomic(path, redact(data, secrets), sync=False)
         os.chmod(path, os.stat(os.path.join(code.project, name)).st_mode & 0o777 | 0o600)
     files.write_atomic(os.path.join(folder, run_folder.ENVIRONMENT),
-                       "".join(f"{line}\n" for line in installed_packages()),
-                       sync=False)
+                       "".join(f"{line}\n" for line in installed_packages()), sync=False)
     sources = snapshot_sources(code)
     code_state.write_manifest(folder, code.project, sources)
     if snapshot:

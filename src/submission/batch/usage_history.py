@@ -32,7 +32,7 @@ _COSTLY = frozenset((
 
 
 class RunUse(NamedTuple):
-    """What a completed run of one start on Slurm used. None: not measured, or not recorded.
+    """The resources that a completed run of one start on Slurm used. None: not measured, or not recorded.
 
     kind: the code that similar runs share: see `kind_of`
     length: its train_length; 0 for an external program
@@ -97,15 +97,16 @@ def similar_runs(kinds: Collection[str], output_dir: str, budget: float = _TIME_
     budget: seconds for reading runs that are in no index. may_write: write indices; otherwise an index is used as it
     is, and runs that have ended since are not read.
     """
-    found: dict[str, list[RunUse]] = {}
+    uses_by_kind: dict[str, list[RunUse]] = {}
     deadline = time.monotonic() + budget
     for batch in reversed(batch_folder.all_batches(output_dir) if kinds else []):
         for use in _uses_of_batch(batch, deadline, may_write):
             if use.kind in kinds:
-                found.setdefault(use.kind, []).append(use)
-        if time.monotonic() > deadline or len(found) == len(kinds) and min(map(len, found.values())) >= _ENOUGH:
+                uses_by_kind.setdefault(use.kind, []).append(use)
+        if time.monotonic() > deadline or len(uses_by_kind) == len(kinds) and (
+                min(map(len, uses_by_kind.values())) >= _ENOUGH):
             break
-    return found
+    return uses_by_kind
 
 
 def uses_of_runs(batch: str, names: Iterable[str], deadline: float = float("inf"),

@@ -180,7 +180,7 @@ def _script_findings(project: str, can_validate: bool, seconds: float) -> list[F
 
 
 def _refusal(path: str) -> str:
-    """Why Slurm would not accept a script; empty if it would, perhaps once nodes are available again."""
+    """Return why Slurm would not accept a script; empty if it would, perhaps once nodes are available again."""
     try:
         warning = client.validate(client.sbatch_command("doctor", os.devnull, "", (), path, os.devnull,
                                                         os.path.dirname(path))).warning

@@ -64,7 +64,7 @@ class CanaryDependencies:
         return fill_in_jobs(call.command, {name: job for name, job in self.jobs.items() if name not in ended})
 
     def _has_passed(self, name: str) -> bool | None:
-        """Whether a canary has ended well; None if it has not ended, or if Slurm may start it again."""
+        """Return whether a canary has ended well; None if it has not ended, or if Slurm may start it again."""
         if name not in self._passed:
             try:
                 run = run_folder.RunFolder.read(os.path.join(self.canaries.folder, name))

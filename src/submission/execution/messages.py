@@ -1,4 +1,4 @@
-"""What a submission reports while it is executed: commands to type next, and messages to the user's addresses."""
+"""Reports of a submission while it is executed: commands to type next, and messages to the user's addresses."""
 from __future__ import annotations
 
 import contextlib

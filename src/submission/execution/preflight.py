@@ -1,4 +1,4 @@
-"""What happens before anything is written: Slurm validates the options, a smoke test runs, and the user confirms."""
+"""Checks before anything is written: validation by Slurm, a smoke test, and the user's confirmation."""
 from __future__ import annotations
 
 import os

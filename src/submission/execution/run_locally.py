@@ -55,7 +55,7 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
 
 
 class _Workers(NamedTuple):
-    """What local workers need to know of their submission. gpus: that the runs are pinned to."""
+    """The submission that local workers execute. gpus: that the runs are pinned to."""
 
     plan: SubmissionPlan
     launch: LaunchSettings

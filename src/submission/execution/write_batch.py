@@ -117,8 +117,7 @@ def _write_records(folder: str, plan: SubmissionPlan, launch: LaunchSettings, ar
                            slurm.script_text)
     if launch.canaries and launch.canaries.to_submit:
         _write_canaries(folder, launch)
-    slurm_record = {"script": slurm.script, "options": {**slurm.environment, **slurm.batch,
-                                                          **slurm.command_line},
+    slurm_record = {"script": slurm.script, "options": {**slurm.environment, **slurm.batch, **slurm.command_line},
                     "shape": dict(slurm.shape)} if slurm else None
     provenance.write_record(os.path.join(folder, run_folder.CODE, launch.token), provenance.inspect_code(plan.project),
                             list(argv), slurm_record, launch.has_snapshot)

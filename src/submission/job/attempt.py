@@ -70,7 +70,7 @@ def _run_path(path: str, train: Train, warm_up: WarmUp, run_stack: worker.RunSta
 
 
 def _make_worker(path: str, tasks: Tasks, *arguments: Any) -> worker.Worker | None:
-    """Return the worker of a search, or one that decides how many runs run at a time; None for another one."""
+    """Return the worker of a search, or one that decides how many runs run at a time; None for an ordinary worker."""
     if tasks.is_search:
         from src.submission.job.search_worker import SearchWorker  # few workers have a search
 

@@ -84,18 +84,20 @@ def _hash_files(names: list[str], project: str, words: Collection[str]) -> dict[
 
 def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
         time_is_short: Callable[[], bool] = lambda: False, pause_after: int | None = None) -> str:
-    """Run the spec's COMMAND to its end, in its CWD or the current folder, which is the project's. Return completed;
-    if it exits with 75 requeued, or paused after an epoch at which it was to pause.
+    """Run the spec's COMMAND to its end, in its CWD or the current folder, which is the project's. Return how it ended.
+
+    After exit status 0 that is completed; after 75 paused if stats.csv has the epoch `pause_after`, otherwise
+    requeued. CommandFailed, with the error that the program printed, for any other exit status.
 
     check: as in train; if it raises, the program is ended. time_is_short: once it returns True, send USR1 to the
     program if it handles that signal. pause_after: send USR1 once its stats.csv has this epoch, and do not start it if
-    the file has it already. CommandFailed, with the error that the program printed, if it exits otherwise.
+    the file has it already.
     """
     command, working_dir = resolve_command(spec, folder)
     environment = _environment(folder, working_dir)
     check()
     if _has_reached(folder, pause_after):
-        return run_folder.PAUSED  # the start before was killed before it recorded that, or a listing showed that late
+        return run_folder.PAUSED  # the previous start was killed before it recorded that, or a listing was out of date
     write_parameters(spec["COMMAND"], spec, folder)
     facts, start = gather_facts(command, folder, spec["COMMAND"]), time.monotonic()
     files.write_json(os.path.join(folder, run_folder.FACTS), facts, sync=False)

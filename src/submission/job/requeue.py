@@ -35,7 +35,7 @@ class RequeueRefused(Exception):
 
 
 class Stop(NamedTuple):
-    """How the attempt of a run that received TERM ended, and that in words."""
+    """The end of an attempt that received TERM: `how`, as in its record, and `why`, in words."""
 
     how: str
     why: str
@@ -111,8 +111,10 @@ def requeue_run(folder: str, ticket: int) -> str:
 
 
 def successor_command(batch: str, name: str | None, path: str, ticket: int | None) -> list[str] | None:
-    """Return the command of sbatch that continues a run (its name and ticket) or a worker (name None, the path of its
-    task file) in another Slurm job, but for its comment. None outside Slurm, and if there is none.
+    """Return the command of sbatch that continues a run or a worker in another Slurm job; only its comment will differ.
+
+    name, ticket: of the run. path: of the task file, if `name` is None for a worker. None outside Slurm, or if the run
+    or worker has no such command.
     """
     if slurm_environment.job_id() is None:
         return None

@@ -24,8 +24,8 @@ from src.submission.system import process
 
 _MAX_FAILED = 5  # trials that failed while none has a result, before the search is stopped
 _WARM_UP_DRAWS = 8  # random trials whose models and data sets a worker prepares for
-_POLL_INTERVAL = 0.2  # seconds between two looks for a trial to start
-_SETTLING_INTERVAL = 1.0  # seconds between two looks at the trials that run
+_POLL_INTERVAL = 0.2  # seconds between two attempts to start a trial
+_SETTLING_INTERVAL = 1.0  # seconds between two decisions about the trials that run
 _QUERY_INTERVAL = 60.0  # seconds between two queries of Slurm about one job
 # Seconds after which a Slurm job without a trial ends: others take up what is left, and its resources are free
 _MAX_IDLE = 300.0
@@ -143,7 +143,7 @@ class SearchWorker(Worker):
 
 
 class HolderCheck:
-    """Whether the process that holds a trial is gone, by the process table, or by Slurm and the trial's files."""
+    """Check whether the process that holds a trial is gone: by the process table, or by Slurm and the trial's files."""
 
     def __init__(self) -> None:
         self._queried: dict[tuple[str, str], tuple[float, bool]] = {}  # by Slurm job and run: when, and whether gone

@@ -34,7 +34,7 @@ class StackMember(NamedTuple):
 
 
 class Stacker(NamedTuple):
-    """How stacks are trained.
+    """The functions that train stacks.
 
     choose: returns how many runs of these specs to train at once, and the reason. Its second argument is the largest
         number; None: what is fastest. A UserError of one spec counts as 1.

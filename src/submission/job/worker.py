@@ -205,7 +205,7 @@ class Worker:
             print(f"preempted: Slurm job {job} runs the rest", flush=True)
 
     def _units(self) -> Iterator[Unit]:
-        """Yield what this worker starts, in order. If there are stacks, each worker begins at another place, since
+        """Yield what this worker starts, in order. If there are stacks, each worker begins at a different unit, since
         nothing of a stack is claimed while it is measured.
         """
         units = self.tasks.units() if self.run_stack else [[name] for name in self.tasks.tickets]

@@ -24,7 +24,7 @@ Report = Callable[[dict[str, Any]], None]  # sends what a stack has done to its 
 
 
 class Unit(Frozen):
-    """What one process executes.
+    """The runs that one process executes.
 
     names: one run, or those of a stack
     size: how many of them to train at once, if that is known

@@ -36,7 +36,7 @@ class Packed(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was packed. entries: number of files, folders and links; removed, kept: older images."""
+    """The result of packing. entries: number of files, folders and links; removed, kept: older images."""
 
     path: str
     entries: int

@@ -35,16 +35,16 @@ class Entry(NamedTuple):
 
 def entries(environment: Environment, data: Iterable[str]) -> list[Entry]:
     """Return all entries of an image, sorted by name. data: absolute paths of folders."""
-    found = [_adapted(entry, environment) for entry in _walk(environment.folder)
+    all_entries = [_adapted(entry, environment) for entry in _walk(environment.folder)
              if entry.name.split("/")[0] not in (PYTHON, packed_copy.DATA, packed_copy.RECORD)]
     if environment.packs_base:
-        found += _base_entries(environment)
+        all_entries += _base_entries(environment)
     for folder in data:
-        found += _walk(folder, packed_copy.DATA + folder)
+        all_entries += _walk(folder, packed_copy.DATA + folder)
     record = {"prefix": environment.prefix, "executable": os.path.join(environment.prefix, "bin", "python"),
               "base_prefix": environment.base, "data": list(data)}
-    found.append(Entry(packed_copy.RECORD, environment.folder, json.dumps(record).encode()))
-    return sorted(found, key=lambda entry: entry.name.split("/"))
+    all_entries.append(Entry(packed_copy.RECORD, environment.folder, json.dumps(record).encode()))
+    return sorted(all_entries, key=lambda entry: entry.name.split("/"))
 
 
 def _walk(folder: str, name: str = "", keep: Callable[[str], bool] = lambda name: True) -> Iterator[Entry]:

@@ -82,7 +82,7 @@ def match_points(points: Sequence[Mapping[str, Any]], existing: Mapping[str, Map
     for key_of in (_exact_key, done_points.canonical_hash):
         names: dict[str, list[str]] = {}
         for name, spec in unmatched.items():
-            with contextlib.suppress(UserError):  # from another version of the project: no point of today is equal
+            with contextlib.suppress(UserError):  # of another version of the project: equal to no point of this one
                 names.setdefault(key_of(spec), []).append(name)
         if not names:
             break

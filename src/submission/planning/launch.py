@@ -159,18 +159,18 @@ def _environment_options(previous: Mapping[str, Any]) -> tuple[dict[str, Any], l
 
     previous: the recorded plan that a retry repeats, with the options from the variables of its own shell.
     """
-    here = slurm_environment.sbatch_defaults()
+    shell_options = slurm_environment.sbatch_defaults()
     recorded = previous.get("environment")
     if recorded is None:
-        return dict(here), []
+        return dict(shell_options), []
     return dict(recorded), [
         f"ignored    {slurm_environment.sbatch_variable(option)} of this shell: a retry repeats the options of the "
         f"submission; --sbatch {option}={value} changes them"
-        for option, value in here.items() if recorded.get(option) != value]
+        for option, value in shell_options.items() if recorded.get(option) != value]
 
 
 def _runs_by_workers(plan: SubmissionPlan, options: Options) -> bool:
-    """Whether workers share the runs: by request, search, or a subtest's number of workers (without --array)."""
+    """Return whether workers share the runs: by request, search, or a subtest's number of workers (without --array)."""
     return bool(options.workers or plan.search) or not options.array and any(
         "WORKERS" in spec for spec in plan.points.values())
 

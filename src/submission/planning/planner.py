@@ -52,7 +52,7 @@ def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> Submissi
 
         shard = shards.parse(options.shard)
         requested = requested._replace(points=shard.select(requested.points),
-                            grid_options={**requested.grid_options, "shard": str(shard)})
+                                       grid_options={**requested.grid_options, "shard": str(shard)})
     in_shard = len(requested.points)
     if options.extend:
         plan = _plan_extension(requested, options, project)._replace(points_left_out=0)
@@ -139,7 +139,7 @@ def _output_dir(job_spec: JobSpec, options: Options) -> str:
 
 def _metric_warnings(words: list[str], project: str) -> list[str]:
     """Return a warning if a program logs its metrics where nothing here reads them."""
-    from src.code import program_files  # few batches run a program of the user's own
+    from src.code import program_files  # few batches run an external program
 
     logger = program_files.wandb_logger(words, project)
     return [f"{logger} logs metrics by wandb.log, which only W&B reads: to have them in status, report and big_df, "
@@ -147,7 +147,7 @@ def _metric_warnings(words: list[str], project: str) -> list[str]:
 
 
 def check_point(metric: Metric | None, point: Mapping[str, Any], where: str) -> None:
-    """ConfigError unless Config accepts a point, and the direction of what chooses its best epoch is known.
+    """Raise ConfigError unless Config accepts a point, and the metric of its best epoch has a known direction.
 
     metric: of the job spec.
     """
@@ -161,7 +161,7 @@ def check_point(metric: Metric | None, point: Mapping[str, Any], where: str) -> 
 
 
 def _check_choice(metric: Metric | None, value: Mapping[str, Any], where: str) -> None:
-    """ConfigError unless best_checkpoint_metric matches metrics of each epoch that have one known direction."""
+    """Raise ConfigError unless best_checkpoint_metric matches metrics of each epoch that have one known direction."""
     from src import metrics  # few points choose an epoch
 
     pattern = value["best_checkpoint_metric"]

@@ -1,4 +1,4 @@
-"""What a submission prints before it acts: the grid, the batch, resources, workers, and the commands of a dry run."""
+"""The preview of a submission: the grid, the batch, resources, workers, and the commands of a dry run."""
 from __future__ import annotations
 
 import os
@@ -117,7 +117,7 @@ def _first_program(plan: SubmissionPlan) -> str:
 
 
 def _program(plan: SubmissionPlan, name: str) -> tuple[list[str], str | None]:
-    """Return the command of a run of a program of the user's own, and its working directory, if not the project's.
+    """Return the command of a run of an external program, and its working directory, if not the project's.
 
     CommandFailed if an environment variable that the command names is not set.
     """
@@ -220,7 +220,7 @@ def print_json(plan: SubmissionPlan, launch: LaunchSettings, submission: Submiss
 
 
 def _program_document(plan: SubmissionPlan, name: str) -> dict[str, Any]:
-    """Return the command of a run of a program of the user's own for JSON; empty for train.py."""
+    """Return the command of a run of an external program for JSON; empty for train.py."""
     if "COMMAND" not in plan.points[name]:
         return {}
     from src.errors import JobSpecError

@@ -57,7 +57,7 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
 
 
 def _reject_options_of_a_grid(options: Options) -> None:
-    """JobSpecError for an option that would change the runs of the batch."""
+    """Raise JobSpecError for an option that would change the runs of the batch."""
     for is_given, name in ((options.overrides, "--set"), (options.command, "--command"),
                            (options.output_dir, "--output-dir"), (options.samples, "--samples"),
                            (options.seed is not None, "--seed")):

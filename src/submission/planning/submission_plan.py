@@ -103,7 +103,7 @@ class SubmissionPlan(NamedTuple):
 
 
 class LaunchSettings(NamedTuple):
-    """How the planned runs are started.
+    """The settings with which the planned runs are started.
 
     token: the name of this submission
     mode: SLURM, LOCAL or WRITE_ONLY of batch/journal.py

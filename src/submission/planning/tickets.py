@@ -42,7 +42,7 @@ class Tickets(NamedTuple):
                           *(f"{number} {_in_words(reason)}" for reason, number in numbers.items())])
 
     def require_decided(self, batch: str) -> None:
-        """BatchError if nothing can be submitted and some runs are in the state submitted or unknown."""
+        """Raise BatchError if nothing can be submitted and some runs are in the state submitted or unknown."""
         if not self.to_submit and self.left_alone.keys() & {states.SUBMITTED, states.UNKNOWN}:
             status = shell_command("python", "experiments.py", "status", batch)
             raise BatchError(f"no run can be submitted now ({self.progress()})", where=batch,
@@ -99,7 +99,7 @@ def new_run(batch: str, name: str, deleted: Run | None) -> Run:
 
 
 def is_deleted(run: Run) -> bool:
-    """Whether the folder of a run was deleted and no Slurm job or worker will look for it."""
+    """Return whether the folder of a run was deleted, and no Slurm job or worker will start it."""
     return run.state.name == states.DELETED
 
 
@@ -120,7 +120,7 @@ def runs_maybe_alive(observation: Observation) -> list[Run]:
 
 
 def require_none_alive(observation: Observation, action: str) -> None:
-    """BatchError if a run of a batch is pending or running, or might be."""
+    """Raise BatchError if a run of a batch is pending or running, or might be."""
     if alive := runs_maybe_alive(observation):
         wait = shell_command("python", "experiments.py", "wait", observation.path)
         cancel = shell_command("python", "experiments.py", "cancel", observation.path)

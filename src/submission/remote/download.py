@@ -28,8 +28,6 @@ _INDEX = ("/*/", f"/*/{run_folder.JOB_SPEC}", f"/*/{run_folder.NOTES}", f"/*/{ru
 _ONLY_IN_INDEX = (f"/*/{run_folder.NOTES}", *(f"{folder}*.jsonl" for folder in _SUBMISSIONS),
                   *(folder + run_folder.sync_marker_name("*") for folder in _SUBMISSIONS))
 _STAGING = ".staging"  # in the index: files that are not checked yet
-
-
 _KINDS = ("runs", "canaries")  # keys of the JSON of `experiments.py status`
 _States = Mapping[str, Mapping[str, Mapping[str, tuple[str, str]]]]  # of runs: by batch, kind and run
 
@@ -97,19 +95,19 @@ def _download_into(remote: Remote, folder: str, into: str, index: str, checkpoin
                  _contents(remote.rsync_path(folder)), _contents(index), living=True)
     download = Download([], [], [])
     for name in sorted(map(os.path.basename, batch_folder.all_batches(index))):
-        here, there = os.path.join(into, name), os.path.join(index, name)
+        local_batch, remote_batch = os.path.join(into, name), os.path.join(index, name)
         if not staging.is_plain(name):
             download.skipped.append(f"{name!r} on {remote.host.name}: skipped: not a name of a batch")
             continue
-        remote_journals = _journals(there) - (_journals(here) - _synced_journals(here))
-        if _journals(there) and not remote_journals:
+        remote_journals = _journals(remote_batch) - (_journals(local_batch) - _synced_journals(local_batch))
+        if _journals(remote_batch) and not remote_journals:
             download.submitted_here.append(name)
-        elif reason := find_conflict(here, there, remote.host.name, remote_journals):
-            download.skipped.append(f"{here}: {reason}")
+        elif reason := find_conflict(local_batch, remote_batch, remote.host.name, remote_journals):
+            download.skipped.append(f"{local_batch}: {reason}")
         else:
             download.batches.append(name)
             # before the runs arrive, so that nobody here starts them
-            _store_journals(here, there, remote.host.name, remote_journals)
+            _store_journals(local_batch, remote_batch, remote.host.name, remote_journals)
     canaries = [f"/{_escape_pattern(name)}/{run_folder.CANARY}/" for name in download.batches
                 if _leaves_canaries(os.path.join(into, name), os.path.join(index, name))]
     excluded = (*_NEVER, *(() if checkpoints else _LARGE), *_ONLY_IN_INDEX, *canaries)
@@ -137,24 +135,24 @@ def _is_only_in_index(path: str) -> bool:
     return not folders and name == run_folder.NOTES
 
 
-def find_conflict(here: str, there: str, host: str, remote_journals: frozenset[str]) -> str | None:
+def find_conflict(local_batch: str, remote_batch: str, host: str, remote_journals: frozenset[str]) -> str | None:
     """Return why a local batch and a remote one of the same name cannot be merged; None if they can.
 
     remote_journals: those that were not written on this machine.
     """
-    if os.path.islink(here):
+    if os.path.islink(local_batch):
         return "skipped: it is a symbolic link here; download it into another folder with --into"
-    if not run_folder.is_batch_folder(here):
+    if not run_folder.is_batch_folder(local_batch):
         return None
-    if missing := sync_markers.read_host(here, host).journals - _journals(there):
+    if missing := sync_markers.read_host(local_batch, host).journals - _journals(remote_batch):
         return (f"skipped: it was replaced on {host} since its download (submission {sorted(missing)[0]} is missing "
                 "there); move the local copy away and sync again")
-    other_journals = _journals(here) - remote_journals - sync_markers.read_host(here, host).journals
+    other_journals = _journals(local_batch) - remote_journals - sync_markers.read_host(local_batch, host).journals
     if not other_journals:
         return None
-    local_plans = [plan for token in sorted(other_journals) if (plan := _read_plan(here, token))]
-    remote_plans = [plan for token in sorted(remote_journals) if (plan := _read_plan(there, token))]
-    if differences := _job_spec_differences(here, there) + [
+    local_plans = [plan for token in sorted(other_journals) if (plan := _read_plan(local_batch, token))]
+    remote_plans = [plan for token in sorted(remote_journals) if (plan := _read_plan(remote_batch, token))]
+    if differences := _job_spec_differences(local_batch, remote_batch) + [
             difference for remote_plan in remote_plans[:1] for local_plan in local_plans[:1]
             for difference in batch_folder.differences(_identity(local_plan), _identity(remote_plan))]:
         return (f"skipped: the one on {host} was made from another job spec ({'; '.join(differences[:3])}); "
@@ -205,24 +203,25 @@ def _has_unfinished_runs(path: str) -> bool:
     return any(not run_files.exists(os.path.join(path, name), run_folder.DONE) for name in run_folder.run_names(path))
 
 
-def _store_journals(here: str, there: str, host: str, remote_journals: frozenset[str]) -> None:
+def _store_journals(local_batch: str, remote_batch: str, host: str, remote_journals: frozenset[str]) -> None:
     """Copy these journals of the batch, and those of its canaries, after recording which host they are from."""
-    canaries = frozenset() if _leaves_canaries(here, there) else _journals(os.path.join(there, run_folder.CANARY))
-    for folder, tokens in ((here, remote_journals), (os.path.join(here, run_folder.CANARY), canaries)):
-        if tokens or folder == here:
+    canaries = frozenset() if _leaves_canaries(local_batch, remote_batch) else _journals(
+        os.path.join(remote_batch, run_folder.CANARY))
+    for folder, tokens in ((local_batch, remote_journals), (os.path.join(local_batch, run_folder.CANARY), canaries)):
+        if tokens or folder == local_batch:
             sync_markers.write(folder, sync_markers.read_host(folder, host)._replace(journals=tokens))
         for token in tokens:
             name = os.path.join(run_folder.SUBMISSIONS, f"{token}.jsonl")
-            text = files.read_text(os.path.join(there, os.path.relpath(folder, here), name)) or ""
+            text = files.read_text(os.path.join(remote_batch, os.path.relpath(folder, local_batch), name)) or ""
             if text != files.read_text(os.path.join(folder, name)):
                 files.write_atomic(os.path.join(folder, name), text)
 
 
-def _leaves_canaries(here: str, there: str) -> bool:
-    """Return whether the canaries remain there: those of two sites have equal names, and each site uses its own."""
-    local_canaries = _journals(os.path.join(here, run_folder.CANARY)) - _journals(
-        os.path.join(there, run_folder.CANARY))
-    return bool(local_canaries or _journals(here) - _synced_journals(here) - _journals(there))
+def _leaves_canaries(local_batch: str, remote_batch: str) -> bool:
+    """Return whether the remote canaries are left there: those of two sites have equal names, and each uses its own."""
+    local_canaries = _journals(os.path.join(local_batch, run_folder.CANARY)) - _journals(
+        os.path.join(remote_batch, run_folder.CANARY))
+    return bool(local_canaries or _journals(local_batch) - _synced_journals(local_batch) - _journals(remote_batch))
 
 
 def _journals(path: str) -> frozenset[str]:
@@ -253,8 +252,8 @@ def _identity(plan: dict[str, Any]) -> dict[str, Any]:
         identity, dict) else {}
 
 
-def _job_spec_differences(here: str, there: str) -> list[str]:
-    paths = [os.path.join(path, run_folder.JOB_SPEC) for path in (here, there)]
+def _job_spec_differences(local_batch: str, remote_batch: str) -> list[str]:
+    paths = [os.path.join(path, run_folder.JOB_SPEC) for path in (local_batch, remote_batch)]
     if files.read_text(paths[0]) == files.read_text(paths[1]):
         return []
     try:

@@ -12,7 +12,7 @@ _STREAMS = ("out", "err")
 
 
 class Frame(Frozen):
-    """What the remote end reports in one line.
+    """The report of the remote end in one line.
 
     output: new bytes of a stream, by its name;
     progress: runs that are done, all runs, what they are called, runs that failed; None if it has not changed;

@@ -17,7 +17,7 @@ _MARK = "gridiron: "  # begins our lines in the output of a login shell, which m
 
 
 class Platform(NamedTuple):
-    """What an environment depends on.
+    """The platform that an environment depends on.
 
     system: for example `Linux x86_64`;
     glibc: for example `glibc 2.36`; empty without one;

@@ -1,4 +1,4 @@
-"""What another machine sends arrives in a private folder, is checked there, and is then moved into the results.
+"""Stage files from another machine: they arrive in a private folder, are checked, and are moved into the results.
 
 A remote machine is not trusted: no symbolic link, device or special file of it, no mode or owner, and no unusual name
 reaches the results, and nothing is written through a link that is there.

@@ -27,7 +27,7 @@ _MAX_LISTED = 12  # files that a dry run lists
 
 
 class Upload(Frozen):
-    """What rsync uploads, or would upload: (name, bytes) of each new or changed file."""
+    """The files that rsync uploads, or would upload: (name, bytes) of each new or changed one."""
 
     files: list[tuple[str, int]]
 

@@ -1,4 +1,4 @@
-"""What a search costs: how many of its trials reach each rung, and the epochs that they take."""
+"""The cost of a search: the number of its trials that reach each rung, and the epochs that they take."""
 from __future__ import annotations
 
 import math

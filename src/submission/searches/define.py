@@ -91,7 +91,7 @@ def _probes(item: Dimension) -> list[Coordinate]:
 
 
 def _reject_options(options: Options, where: str) -> None:
-    """JobSpecError for an option that is for grids."""
+    """Raise JobSpecError for an option that is for grids."""
     for is_given, name, hint in (
             (options.array, "--array", "workers take one trial after another: use --workers N"),
             (options.shard, "--shard", "a search decides by the results of all of its trials, at one site"),

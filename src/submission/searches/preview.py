@@ -1,4 +1,4 @@
-"""What a dry run of a search prints: its space, its rungs, its first trials, and the most that it can cost."""
+"""The preview of a search: its space, its rungs, its first trials, and the most that it can cost."""
 from __future__ import annotations
 
 import os

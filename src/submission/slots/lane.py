@@ -13,7 +13,7 @@ _MAX_DECISIONS = 50  # that are kept
 
 
 class RunUse(NamedTuple):
-    """What a run uses. memory, gpu_memory: bytes now; cpu_seconds: since its start, with those of waiting for a CPU."""
+    """The use of a run. memory, gpu_memory: bytes now; cpu_seconds: since its start, waiting for a CPU included."""
 
     progress: Progress
     memory: float = 0.0
@@ -22,7 +22,7 @@ class RunUse(NamedTuple):
 
 
 class Capacity(NamedTuple):
-    """What the runs of a lane may use. Bytes, cores, percent; None where it is unknown.
+    """The resources that the runs of a lane may use. Bytes, cores, percent; None where one is unknown.
 
     gpu_used: of the GPU by its runs, if the driver does not count each of them; gpu_busy: of the time
     """
@@ -64,8 +64,8 @@ class Lane:
         self.room = Room()
         self.busy: list[float] = []  # percent of the GPU, in recent readings
         self._runs: dict[str, _Peaks] = {}
-        self._largest: dict[str, tuple[float, float, float | None]] = {}
         # by setting: memory, GPU memory, and CPUs when the fewest others wanted them
+        self._largest: dict[str, tuple[float, float, float | None]] = {}
 
     def read(self, time: float, uses: Mapping[str, RunUse], waiting: int, capacity: Capacity) -> Decision | None:
         """Take what the runs use now. Return a decision if the number of slots changes, or is settled."""

@@ -24,7 +24,7 @@ _GAP = 5.0  # seconds in which a run that has ended is replaced, so that the win
 
 
 class Guess(Frozen):
-    """What an earlier batch found: slots, and the smallest number that was not faster, if one was tried."""
+    """The result of an earlier batch: slots, and the smallest number that was not faster, if one was tried."""
 
     slots: int
     refused: int | None = None
@@ -40,7 +40,7 @@ class Decision(NamedTuple):
 
 
 class Reading(Frozen):
-    """What a worker measures at one time, for one GPU or without one.
+    """The measurements of a worker at one time, for one GPU or without one.
 
     runs: those that run, with their progress; waiting: the number of runs that could be started
     """

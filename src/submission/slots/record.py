@@ -1,4 +1,4 @@
-"""What workers found with `--slots auto`: a small file for each in its batch, and the first guess from earlier ones."""
+"""The results of `--slots auto`: a small file for each worker in its batch, and the first guess from earlier ones."""
 from __future__ import annotations
 
 import os
@@ -42,16 +42,15 @@ class SlotsRecord:
 
 
 def read_all(batch: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the worker and the content of each such file of a batch, the oldest first."""
+    """Yield the worker and the content of each file of results of a batch, the oldest first."""
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    for name in sorted(name for name in names if name.endswith(run_folder.SLOTS_SUFFIX)):
+    for name in sorted(name for name in files.list_folder(folder) if name.endswith(run_folder.SLOTS_SUFFIX)):
         if content := read(os.path.join(folder, name)):
             yield name.removesuffix(run_folder.SLOTS_SUFFIX).partition(".")[2], content
 
 
 def read(path: str) -> dict[str, Any]:
-    """Return the content of such a file, without what is not of its form; empty if it cannot be used."""
+    """Return the content of a file of results, without invalid fields; empty if it cannot be used."""
     content = records.fields(files.read_json(path), _FORMS)
     if not content.keys() >= {"kinds", "cpus", "lanes"}:
         return {}
@@ -60,8 +59,8 @@ def read(path: str) -> dict[str, Any]:
 
 
 def first_guess(batch: str, kinds: Collection[str], cpus: float, gpu: str | None, memory: float) -> Guess | None:
-    """Return what workers with as many CPUs and such a GPU found for such runs, in this batch or a newer one of the
-    same folder first; else an estimate from what earlier runs used; None without either.
+    """Return the newest result of workers with as many CPUs and the same GPU for runs of these kinds, of a batch in the
+    same folder; else an estimate from the resources that earlier runs used; None without either.
     """
     for path in reversed(batch_folder.all_batches(os.path.dirname(batch))[-_MAX_BATCHES:]):
         for _, content in reversed(list(read_all(path))):
@@ -69,7 +68,7 @@ def first_guess(batch: str, kinds: Collection[str], cpus: float, gpu: str | None
             is_alike = set(content["kinds"]).issuperset(kinds) and (content["cpus"], content.get("gpu")) == (cpus, gpu)
             if lanes and is_alike:
                 return Guess(lanes[0]["best"], lanes[0].get("refused"), os.path.basename(path))
-    uses = [use for found in similar_runs(kinds, os.path.dirname(batch)).values() for use in found]
+    uses = [use for runs in similar_runs(kinds, os.path.dirname(batch)).values() for use in runs]
     return _estimate(uses, cpus, memory) if uses else None
 
 
@@ -103,7 +102,7 @@ def _decision_lines(lane: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _describe(lane: Mapping[str, Any]) -> str:
-    """Return `4 runs at a time (settled), 1.2 GB and 0.9 CPUs each, GPU 81 % busy, 812 samples a second`."""
+    """Return `4 at a time (settled), each run used 1.2 GB, 0.9 CPUs, GPU 81 % busy, 812 samples a second with 4`."""
     use = [f"{lane['memory'] / 2**30:.2g} GB" if lane.get("memory") else "",
            f"{lane['gpu_memory'] / 2**30:.2g} GB of the GPU" if lane.get("gpu_memory") else "",
            f"{lane['cpus']:.2g} CPUs" if lane.get("cpus") else ""]

@@ -1,4 +1,4 @@
-"""How many runs fit: by the memory of the machine and the GPU, and by the CPUs."""
+"""The number of runs that fit: by the memory of the machine and the GPU, and by the CPUs."""
 from __future__ import annotations
 
 import math
@@ -10,7 +10,7 @@ _FULL = 0.97  # share of a memory in use at which a run has to yield
 
 
 class Room(NamedTuple):
-    """What the runs of one GPU, or of a worker without one, may use, and what they use. Bytes and cores.
+    """The resources of the runs of one GPU, or of a worker without one: limits and use. Bytes and cores.
 
     memory, gpu_memory: for runs; None if unknown. gpu_memory is of the whole GPU, without what others use.
     cpus: for all runs

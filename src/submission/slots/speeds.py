@@ -17,7 +17,7 @@ _MIN_POINTS = 3  # of the progress of each run in a window
 
 
 class Progress(Frozen):
-    """How far a run is.
+    """The progress of a run.
 
     setting: what runs of the same speed have in common
     amount: samples, or the steps or epochs of a program that logs only those; None if it logs nothing

@@ -223,7 +223,7 @@ def _sbatch_environment() -> dict[str, str]:
 
 
 def _some_nodes_are_away() -> bool:
-    """Whether a node is down, drained or reserved, so that jobs that only it fits are queued."""
+    """Return whether a node is down, drained or reserved, so that jobs that only it fits are queued."""
     states = (query(["sinfo", "--all", "--noheader", "--Node", "--format=%T"]) or "").split()
     return any(re.match("down|drain|fail|maint|reserved|power|reboot|unknown|blocked|no_respond", state) or
                state.endswith(("*", "$", "~", "@")) for state in states)

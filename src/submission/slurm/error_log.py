@@ -25,6 +25,6 @@ def pattern_of_plan(plan: Mapping[str, Any]) -> str | None:
 def expand(pattern: str, slurm_job: str) -> str:
     """Return the path of a job's file as a pattern for glob: what only Slurm can fill in becomes `*`."""
     array, underscore, task = slurm_job.partition(";")[0].partition("_")
-    known = {"%%": "%", "%A": array, "%a": task or "*", "%j": "*" if underscore else array}
+    replacements = {"%%": "%", "%A": array, "%a": task or "*", "%j": "*" if underscore else array}
     parts = re.split(r"(%\d*[%A-Za-z])", pattern)
-    return "".join(known.get(part, "*") if index % 2 else glob.escape(part) for index, part in enumerate(parts))
+    return "".join(replacements.get(part, "*") if index % 2 else glob.escape(part) for index, part in enumerate(parts))

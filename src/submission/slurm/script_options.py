@@ -75,8 +75,8 @@ def signal_notes(script_text: str, effective: Mapping[str, str], is_external: bo
     """Return lines about the signal before the time limit: a note if it is scaled, a warning if a third of the time is
     lost.
 
-    effective: the options of the Slurm job, by long name; is_external: it runs a program of the user's own, which loses
-    time only if it handles the signal.
+    effective: the options of the Slurm job, by long name; is_external: it runs an external program, which loses time
+    only if it handles the signal.
     """
     lines = []
     signal, limit = effective.get("signal", ""), directives.parse_time(effective.get("time", ""))

@@ -17,7 +17,7 @@ ABSENT = object()  # stands for the value of a key that a point does not have
 
 
 class Axis(Frozen):
-    """What one key of the job spec, or several consecutive constants, contribute to each point.
+    """The contribution of one key of the job spec, or of several consecutive constants, to each point.
 
     name: the key;
     entries: the alternatives, as partial specs;
@@ -181,7 +181,7 @@ class Expansion:
         return [self.constant(value, where, is_computed=True) for value in raw]
 
     def _check_duplicates(self, axes: list[Axis], where: str) -> None:
-        """JobSpecError if two axes define a key; a warning if two LISTs do."""
+        """Raise JobSpecError if two axes define a key; add a warning if two LISTs do."""
         defined_by: dict[str, Axis] = {}
         for axis in axes:
             if axis.kind == "LIST":

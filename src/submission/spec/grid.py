@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 
 
 class _Sampling(NamedTuple):
-    """How random points are drawn: their number per listed point, the seed, and a mode of DRAW_MODES."""
+    """The settings of random points: their number per listed point, the seed, and a mode of DRAW_MODES."""
 
     samples: int | None
     seed: int

@@ -57,9 +57,9 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
                  for key in unknown]
     # tracker settings are axes of one value, so that a list or an expression is taken literally
     settings = {key: [value] for key, value in details.items() if key in TRACKER_FIELDS}
-    known = {key: parse(details[key], f"{where}, {key}") for key, parse in _PARSERS.items()
-             if details.get(key) is not None}
-    return JobSpec(**known, parameters={**settings, **parameters}, extra={key: details[key] for key in unknown},
+    values = {key: parse(details[key], f"{where}, {key}") for key, parse in _PARSERS.items()
+              if details.get(key) is not None}
+    return JobSpec(**values, parameters={**settings, **parameters}, extra={key: details[key] for key in unknown},
                    text=text, source=source, warnings=warnings)
 
 
@@ -171,7 +171,7 @@ _TUNE_HINTS = frozenset(("run_config", "num_samples", "scheduler"))
 
 
 def _refuse_other_tools(document: Mapping[str, Any], source: str) -> None:
-    """JobSpecError if a document without job_details is recognisably a file of another tool."""
+    """Raise JobSpecError if a document without job_details is recognisably a file of another tool."""
     for tool, matches in _OTHER_TOOLS.items():
         if matches(document):
             anchor = tool.lower().replace(" ", "-")

@@ -27,7 +27,7 @@ _NUMBERS = {"uniform": ("min", "max"), "loguniform": ("min", "max"), "int_unifor
 
 
 def check_random(value: Any, where: str) -> None:
-    """JobSpecError if a distribution in the value is invalid."""
+    """Raise JobSpecError if a distribution in the value is invalid."""
     _replace_tags(value, [], lambda tagged, path: quantile_function(tagged, where))
 
 

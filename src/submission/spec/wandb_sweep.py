@@ -67,8 +67,8 @@ def parse_sweep(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
 
     A grid has its axes in W&B's order, sorted by name, and at most run_cap points. With method random, each axis is
     drawn run_cap times (in each subtest) unless --samples is given. Method bayes, and random with early_terminate, are
-    searches. A program other than this project's train.py
-    becomes an external command. Ignored keys are listed in `warnings`.
+    searches. A program other than this project's train.py becomes an external command. Ignored keys are listed in
+    `warnings`.
     """
     warnings = [*_ignored_keys(document, source), *_different_in_yaml_1_1(text, document, source)]
     method = _parse_method(document, source)

@@ -20,12 +20,12 @@ from src.submission.system import process
 from src.submission.system.terminal import count
 
 _NAMED = 10  # runs and Slurm jobs that a message lists
-_PAUSES = (0.0, 1.0, 2.0, 4.0)  # seconds before each look whether cancelled runs have ended
+_PAUSES = (0.0, 1.0, 2.0, 4.0)  # seconds before each check whether cancelled runs have ended
 _GRACE_SECONDS = 30.0  # for a local submission to stop its workers
 
 
 class Cancellation(Frozen):
-    """What `cancel` ends.
+    """The runs and Slurm jobs that `cancel` ends.
 
     batches: the batches that are cancelled as a whole
     runs: the runs to cancel, of these batches and single ones
@@ -118,7 +118,7 @@ def _jobs_of(run: Run) -> tuple[str, ...]:
 
 
 def _can_be_ended(run: Run) -> bool:
-    """Whether a single run has a Slurm job or a process; a run that waits for a local worker has neither."""
+    """Return whether a single run has a Slurm job or a process; a run that waits for a local worker has neither."""
     return bool(_jobs_of(run)) or process.is_alive(_process_of(run)) is True
 
 
@@ -127,7 +127,7 @@ def _process_of(run: Run) -> dict[str, Any]:
 
 
 def _reject_shared_jobs(cancellation: Cancellation, alive: Iterable[Run]) -> None:
-    """BatchError if a Slurm job, or the process of a stack, to cancel also has runs that are to be kept."""
+    """Raise BatchError if a Slurm job, or the process of a stack, to cancel also has runs that are to be kept."""
     jobs = set(cancellation.slurm_jobs)
     processes = {_process_key(_process_of(run)) for run in cancellation.runs if _process_of(run)}
     kept = [run for run in alive if run not in cancellation.runs]
@@ -166,7 +166,7 @@ def describe_end(summary: str, left_alone: Sequence[str], ending: Sequence[Run])
 
 
 class Outcome(NamedTuple):
-    """What `cancel` did not end.
+    """The Slurm jobs and processes that `cancel` did not end.
 
     gone: ids of Slurm jobs that had ended already;
     left_alone: sentences about Slurm jobs and processes that the files of a batch name, but that are not of the batch
@@ -217,10 +217,10 @@ def _left_alone(identity: Mapping[str, Any], folder: str) -> str:
 
 
 def _verify_jobs(runs: Sequence[Run]) -> tuple[list[str], list[str], list[str]]:
-    """Return the Slurm jobs whose comment is of a submission of their batch by this user, those that have ended, and a
+    """Return the Slurm jobs that this user submitted for their batch, by their comment; those that have ended; and a
     sentence about each other one.
 
-    A job of which Slurm does not show the comment is one if it is selected by its id in a journal of this user.
+    A job whose comment Slurm does not show is verified by its id, in a journal of this user.
     """
     jobs = {job: run for run in runs for job in _jobs_of(run)}
     if not jobs:

@@ -49,15 +49,15 @@ class Start(NamedTuple):
 
 def starts(run: Run) -> list[Start]:
     """Return the starts of a run, the first one first."""
-    found = []
+    run_starts = []
     for number, (ticket, attempt_number) in enumerate(run.files.attempts if run.files else (), 1):
         record = run.files.attempt(ticket, attempt_number) if run.files else {}
         is_last = run.files is not None and number == len(run.files.attempts)
         how = record.get("how") or (run.state.name if is_last and run.state.name in retry_policy.ALIVE else states.LOST)
-        found.append(Start(number, record.get("start") or 0.0, record.get("end"), how, record.get("error") or "",
+        run_starts.append(Start(number, record.get("start") or 0.0, record.get("end"), how, record.get("error") or "",
                            record.get("node") or record.get("host") or "an unknown host",
                            record.get("who", {}).get("pid"), record.get("slurm_job")))
-    return found
+    return run_starts
 
 
 def read_from(path: str, start: int) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from src.submission.system import process
 
 
 class _RunFiles(NamedTuple):
-    """What the file system contains of one run.
+    """One run as its files show it.
 
     folder: None if it was deleted; number: of the newest ticket, including one taken by calling train.py directly;
     claim: identity of the process that holds the ticket; synced_from: marker of the machine that runs it, if it is not
@@ -119,7 +119,7 @@ class SlurmView:
 
 
 class _Processes:
-    """Whether processes are alive; each is checked once, as all runs of a submission name the same ones."""
+    """Checks whether processes are alive: each once, as all runs of a submission name the same ones."""
 
     def __init__(self) -> None:
         self._alive: dict[tuple[Any, ...], bool | None] = {}
@@ -133,7 +133,7 @@ class _Processes:
 
 
 class _Answers(NamedTuple):
-    """What the rest of the machine answers: squeue, sacct, processes, and the time of the observation.
+    """The evidence outside the files of a run: squeue, sacct, processes, and the time of the observation.
 
     batch_clocks: the time on the file system of each batch, as far as it was needed;
     taken: the runs that have not recorded an end, by the Slurm job that claimed them;

@@ -9,7 +9,7 @@ NO, YES, WITH_MORE_MEMORY = "no", "yes", "yes, with more memory or `--local`"
 
 
 class Policy(NamedTuple):
-    """What a state means for a run.
+    """The meaning of a state for a run.
 
     retry: whether `-r` submits it: NO, YES, or, if it requests memory or runs without Slurm, WITH_MORE_MEMORY;
     meaning: for the pages of the documentation;

@@ -73,7 +73,7 @@ class State(NamedTuple):
 
 
 class Evidence(Frozen):
-    """What the state of a run is determined from.
+    """The evidence from which the state of a run is determined.
 
     files: the names of its files; None if its folder was deleted;
     ticket: the newest one; None before the first submission;
@@ -213,7 +213,7 @@ class Evidence(Frozen):
         return next((row.state for row in rows if row and row.state in job_states.PENDING | job_states.RUNNING), "")
 
     def explain(self, reason: str, slurm_job: str) -> str:
-        """Return a reason of Slurm in words, if its own name the cause badly."""
+        """Return a reason of Slurm; in words if its own words do not name the cause."""
         if not re.match(_OUTPUT_NOT_OPENED, reason):
             return reason
         output = os.path.join(self.files.path, run_folder.slurm_log_name(slurm_job)) if self.files else "its output"
@@ -296,7 +296,7 @@ def _describe_end(evidence: Evidence, row: Job) -> str:
 
 
 def _is_deleted(evidence: Evidence) -> bool:
-    """Whether the run's folder was deleted, and no other rule finds that it may be alive."""
+    """Return whether the run's folder was deleted, and no other rule finds that it may be alive."""
     return evidence.files is None and next(
         rule for rule in RULES if DELETED not in rule.states and rule.applies(evidence)).conclude(
             evidence).name not in _MAYBE_ALIVE

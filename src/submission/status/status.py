@@ -168,17 +168,17 @@ def _code_versions(observation: Observation) -> list[Any]:
 
     started = [run.path for run in observation.runs.values()
                if run.files and run.files.names & {run_folder.FACTS, run_folder.CONFIG}]
-    found = code_versions.read_versions(observation.path, started)
-    return found if len(found) > 1 else []
+    versions = code_versions.read_versions(observation.path, started)
+    return versions if len(versions) > 1 else []
 
 
 def _version_lines(observation: Observation) -> list[str]:
     """A line about the versions of the code, if there are several."""
-    if not (found := _code_versions(observation)):
+    if not (versions := _code_versions(observation)):
         return []
     from src.code import code_versions
 
-    return [code_versions.line(found)]
+    return [code_versions.line(versions)]
 
 
 def counts(observation: Observation) -> dict[str, int]:

@@ -108,7 +108,7 @@ def format_rate(number: float) -> str:
 
 
 def _ends(runs: Iterable[Run]) -> list[float]:
-    """When the runs that ended well did so, in unix seconds."""
+    """Return when each run that ended well did so, in unix seconds."""
     return [end for run in runs if run.state.name in retry_policy.ENDED_WELL and (end := _end(run)) is not None]
 
 

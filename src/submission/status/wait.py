@@ -18,7 +18,7 @@ from src.submission.system import process
 T = TypeVar("T")
 FIRST_INTERVAL, LATER_INTERVAL = 30.0, 60.0  # seconds between queries of Slurm: at first, and later
 FIRST_PERIOD = 600.0  # seconds for which the first interval applies
-_SEARCH_INTERVAL = 5.0  # seconds between two looks at a search none of whose trials runs
+_SEARCH_INTERVAL = 5.0  # seconds between two observations of a search none of whose trials runs
 _EARLIEST = 10.0  # seconds after a query until files that show the end of a run may cause another
 
 # states that change by themselves
@@ -111,7 +111,7 @@ def worker_jobs(observation: Observation) -> list[str]:
 
 
 def reject_copy(path: str, command: str) -> None:
-    """BatchError if all of a batch was downloaded from another machine: only that machine knows what runs."""
+    """Raise BatchError if all of a batch was downloaded from another machine, which alone can observe its runs."""
     history = journal.read_history(path)
     if history.sync_markers and not history.recorded_plans:
         host = history.sync_markers[0].host

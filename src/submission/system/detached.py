@@ -72,8 +72,7 @@ def running_token(arguments: list[str]) -> str | None:
 
 
 def is_alive(folder: str) -> bool:
-    """Return whether a command may be running; on another login node, and before it has stored its identity, by its
-    heartbeat."""
+    """Return whether a command may be running; by its heartbeat on another login node, or before it has an identity."""
     path = os.path.join(folder, RUNNER)
     alive = process.is_alive(records.identity(files.read_json(path)))
     if alive is None:

@@ -1,4 +1,4 @@
-"""What each Slurm job used and requested, from the rows of sacct for the job and its steps."""
+"""The use and the requests of each Slurm job, from the rows of sacct for the job and its steps."""
 from __future__ import annotations
 
 import re

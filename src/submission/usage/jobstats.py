@@ -17,7 +17,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 class JobStats(NamedTuple):
-    """What a job used.
+    """The use of a job.
 
     memory: peak on the node with the largest, in bytes
     cpu: CPU seconds

@@ -1,4 +1,4 @@
-"""What a run uses, measured while it runs: memory and CPU time of its processes, and its GPUs, which may idle."""
+"""Measure the resources of a run while it runs: memory and CPU time of its processes, and its GPUs, which may idle."""
 from __future__ import annotations
 
 import os

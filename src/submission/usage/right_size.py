@@ -26,7 +26,7 @@ _Uses = dict[str, list[RunUse]]  # by usage_history.key_of
 
 
 class Sizing(NamedTuple):
-    """What runs need, by earlier ones.
+    """The sizes that runs need, by earlier ones.
 
     sizes: by usage_history.key_of
     lines: what the plan prints
@@ -188,10 +188,10 @@ def _comparison(specs: Mapping[str, Spec], spec_of_key: Mapping[str, Spec], uses
     megabytes = [number for request in requests if (number := sizes.megabytes(request.get("mem", "")))]
     took = [_duration(max(times)) if times else "", _gigabytes(memory) if memory else "",
             f"{cpu:.1f} CPUs" if cpu else "", f"{gpu:.0f} % of the GPU" if gpu is not None and gpus else ""]
-    asked = [_duration(max(limits)) if limits else "no time limit", _gigabytes(max(megabytes) * 2**20) if megabytes
+    requested = [_duration(max(limits)) if limits else "no time limit", _gigabytes(max(megabytes) * 2**20) if megabytes
              else "", count(cpus, "CPU"), count(gpus, "GPU") if gpus else ""]
-    who = "each worker asks" if options.shape.get("workers") else "you ask"
-    return (f"earlier runs took at most {_enumerate(took)}; {who} for {_enumerate(asked)} "
+    subject = "each worker asks" if options.shape.get("workers") else "you ask"
+    return (f"earlier runs took at most {_enumerate(took)}; {subject} for {_enumerate(requested)} "
             f"({count(len(runs), 'similar run')})")
 
 
