@@ -19,16 +19,12 @@ _GZIP = 16 + zlib.MAX_WBITS
 class JobStats(NamedTuple):
     """The use of a job.
 
-    memory: peak on the node with the largest, in bytes
-    cpu: CPU seconds
+    memory: the largest peak of a node, in bytes
     gpu: percent busy of all GPUs together, a mean over time; None if it was not measured
-    gpu_memory: peak of the GPU with the largest, in bytes
     """
 
     memory: float
-    cpu: float
     gpu: float | None
-    gpu_memory: float
 
 
 def parse(comment: str) -> JobStats | None:
@@ -47,10 +43,9 @@ def parse(comment: str) -> JobStats | None:
     nodes = content.get("nodes") if isinstance(content, dict) else None
     if not isinstance(nodes, dict):
         return None
-    gpu = [value for node in nodes.values() for value in _values(node, "gpu_utilization")]
+    gpu = [percent for node in nodes.values() for percent in _gpu_utilization(node)]
     return JobStats(max((_number(node, "used_memory") for node in nodes.values()), default=0.0),
-                    sum(_number(node, "total_time") for node in nodes.values()), sum(gpu) if gpu else None,
-                    max((value for node in nodes.values() for value in _values(node, "gpu_used_memory")), default=0.0))
+                    sum(gpu) if gpu else None)
 
 
 def _number(node: Any, key: str) -> float:
@@ -58,7 +53,7 @@ def _number(node: Any, key: str) -> float:
     return float(value) if records.is_number(value) and value >= 0 else 0.0
 
 
-def _values(node: Any, key: str) -> list[float]:
-    """Return the values of a node's GPUs."""
-    values = node.get(key) if isinstance(node, dict) else None
+def _gpu_utilization(node: Any) -> list[float]:
+    """Return the percent in which each GPU of a node was busy."""
+    values = node.get("gpu_utilization") if isinstance(node, dict) else None
     return [_number(values, name) for name in values] if isinstance(values, dict) else []
