@@ -1,4 +1,7 @@
-"""Read stats.csv or steps.csv as programs in any language write it: a row per epoch or step, and what was left out."""
+"""Read stats.csv or steps.csv as programs in any language write it: a row per epoch or step, and what was left out.
+
+The columns that train.py writes are defined by src/training/output: recorder.py and step_log.py.
+"""
 from __future__ import annotations
 
 import csv

@@ -126,10 +126,9 @@ def _write_records(folder: str, plan: SubmissionPlan, launch: LaunchSettings, ar
 def _write_canaries(folder: str, launch: LaunchSettings) -> None:
     """Write the run folders of the canaries to submit, and a journal of their own."""
     from src.submission.planning.canary import canary_token
-    from src.submission.status.canary_results import canary_folder
 
     assert launch.canaries is not None
-    path = canary_folder(folder)
+    path = os.path.join(folder, run_folder.CANARY)
     files.make_folder(os.path.join(path, run_folder.SUBMISSIONS))
     _repair_specs(path, launch.canaries.points)
     Journal(path, canary_token(launch.token)).record_plan(

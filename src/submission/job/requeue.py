@@ -143,9 +143,9 @@ def _plan_successor_of_run(folder: str, ticket: int) -> tuple[Submission, str, d
     from src.submission.slurm import submit
 
     batch, name = os.path.split(folder)
-    plan = next((plan for plan in reversed(journal.read_history(batch).recorded_plans)
-                 if plan.get("script") and plan["tickets"].get(name) == ticket), None)
-    if plan is None:
+    plans = journal.read_history(batch).recorded_plans
+    plan = journal.plan_of((plan for plan in plans if plan.get("script")), name, ticket)
+    if not plan:
         raise BatchError("the job was not submitted by submit_multiple.py", where=folder)
     options = submit.SlurmOptions(submit.script_of_plan(plan, batch) or "", plan.get("sbatch") or {},
                                   plan.get("command_line") or {}, environment=plan.get("environment") or {},

@@ -15,7 +15,7 @@ from src.submission.planning.tickets import Tickets, new_run, next_tickets, retr
 from src.submission.slurm.submit import SlurmOptions, Submission, SubmissionContext, plan_single_jobs
 from src.submission.spec.grammar import Spec
 from src.submission.status import retry_policy, states
-from src.submission.status.canary_results import canary_folder, explain_failure
+from src.submission.status.canary_results import explain_failure
 from src.submission.status.observation import Run
 from src.submission.system.terminal import count
 
@@ -53,7 +53,7 @@ class Canaries(Frozen):
     @property
     def folder(self) -> str:
         """The folder of the canaries: run folders and journals, like a batch."""
-        return canary_folder(self.batch)
+        return os.path.join(self.batch, run_folder.CANARY)
 
     def record(self, names: Iterable[str]) -> dict[str, list[int]]:
         """Return what the journal stores: by canary, the positions among `names` of the runs that wait for it."""
@@ -96,7 +96,7 @@ def plan_canaries(batch: str, tickets: Tickets, points: Mapping[str, Spec], slur
     for name, canary in canary_of.items():
         runs_of.setdefault(canary, []).append(name)
     canaries = {name: run if (run := existing.get(name)) and run.files is not None else
-                new_run(canary_folder(batch), name, run) for name in runs_of}
+                new_run(os.path.join(batch, run_folder.CANARY), name, run) for name in runs_of}
     actions = {name: _choose_action(batch, run, retry, is_local=slurm is None) for name, run in canaries.items()}
 
     to_submit = next_tickets({name: run for name, run in canaries.items() if actions[name] == _SUBMIT},

@@ -1,11 +1,9 @@
 """Results of canaries: the runs that were held back because of them, and their lines in the status."""
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from src import run_folder
 from src.errors import one_line
 from src.submission.batch.journal import History
 from src.submission.status import failures, states
@@ -14,11 +12,6 @@ from src.submission.status.retry_policy import CANARY_FAILED
 
 _WIDTH = 80  # characters of an error in a reason, which the path of a log follows
 _NEVER_STARTED = (states.NEW, states.CANCELLED, states.LOST, states.STUCK)  # states that a held-back run may have
-
-
-def canary_folder(batch: str) -> str:
-    """Return the folder of a batch's canaries, which contains run folders and journals, like a batch."""
-    return os.path.join(batch, run_folder.CANARY)
 
 
 def explain_failure(canary: Run) -> str:

@@ -143,8 +143,8 @@ def notify_idle(folder: str, ticket: int) -> None:
 def _start(folder: str, ticket: int, kind: str) -> subprocess.Popen[bytes] | None:
     """Start a process that sends a message about a run; None if its batch wants none, or one was sent."""
     batch, name = os.path.split(folder)
-    plan = next((plan for plan in reversed(journal.read_history(batch).recorded_plans)
-                 if plan.get("notify") and plan["tickets"].get(name) == ticket), None)
+    plans = journal.read_history(batch).recorded_plans
+    plan = journal.plan_of((plan for plan in plans if plan.get("notify")), name, ticket)
     if not plan or os.path.exists(_sent_file(batch, plan["code"], kind)):
         return None
     command = [sys.executable, os.path.join(_PROJECT, "experiments.py"), "notify", batch, plan["code"], kind]
