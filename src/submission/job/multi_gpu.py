@@ -154,7 +154,6 @@ def _main(rank: int, count: int, rendezvous: str, writer: Connection, function: 
         os._exit(1)  # at once: the clean-up of libraries may wait for the other processes
 
 
-
 def _exit_with_parent() -> None:
     """Wait until the parent process, which has claimed the run, is gone, and exit: nobody may write for it any more."""
     from multiprocessing import parent_process

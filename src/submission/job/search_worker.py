@@ -31,7 +31,6 @@ _QUERY_INTERVAL = 60.0  # seconds between two queries of Slurm about one job
 _MAX_IDLE = 300.0
 
 
-
 @dataclass
 class SearchWorker(Worker):
     """Starts the trials that a search chooses, until there is none for it.
