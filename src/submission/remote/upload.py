@@ -17,7 +17,6 @@ from src.submission.remote.ssh import Remote
 from src.submission.system.terminal import count
 
 _NOT_UPLOADED = frozenset(("results", "data", ".venv", ".git", ".gridiron"))  # at the top, links included
-
 # --delay-updates: files are moved into place at the end, each atomically; --keep-dirlinks: a link that
 # `_linked_folders` has missed is not replaced by a folder
 _RSYNC = ("--links", "--perms", "--times", "--compress", "--keep-dirlinks", "--delay-updates", "--out-format=%i %l %n")

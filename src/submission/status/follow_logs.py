@@ -55,8 +55,8 @@ def starts(run: Run) -> list[Start]:
         is_last = run.files is not None and number == len(run.files.attempts)
         how = record.get("how") or (run.state.name if is_last and run.state.name in retry_policy.ALIVE else states.LOST)
         run_starts.append(Start(number, record.get("start") or 0.0, record.get("end"), how, record.get("error") or "",
-                           record.get("node") or record.get("host") or "an unknown host",
-                           record.get("who", {}).get("pid"), record.get("slurm_job")))
+                                record.get("node") or record.get("host") or "an unknown host",
+                                record.get("who", {}).get("pid"), record.get("slurm_job")))
     return run_starts
 
 
