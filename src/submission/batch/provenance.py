@@ -13,7 +13,7 @@ from typing import Any
 
 from src import run_folder
 from src.code import code_state
-from src.errors import BatchError
+from src.errors import BatchError, listed
 from src.frozen import Frozen, field
 from src.io import files
 from src.io.secrets import is_secret_file, public_url, redact, redact_json, secret_values
@@ -79,7 +79,7 @@ class Code(Frozen):
     def require_clean(self) -> None:
         """Raise BatchError unless everything is committed and pushed."""
         if self.commit is None or self.uncommitted or self.unpushed is None or self.unpushed:
-            examples = ", ".join(self.uncommitted[:3]) + (", …" if len(self.uncommitted) > 3 else "")
+            examples = listed(self.uncommitted, 3)
             raise BatchError(f"the code is not clean: {self.line()}{f' ({examples})' if examples else ''}",
                              where=self.project, hint="commit and push, or omit --require-clean")
 

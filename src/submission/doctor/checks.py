@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from src.errors import listed
+
 OK, WARNING, ERROR = "ok", "warning", "error"
 MINIMUM_PYTHON = (3, 11)
 _SLURM_COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "sinfo")
@@ -139,7 +141,7 @@ def check_packages(pinned: Mapping[str, str], required: set[str], installed: Map
                  if versions.get(name, version) != version]
     if not missing and not different:
         return Finding("packages", OK, f"all {len(pinned)} as pinned")
-    parts = [f"{len(items)} {problem}: {', '.join(items[:_MAX_LISTED])}{' …' * (len(items) > _MAX_LISTED)}"
+    parts = [f"{len(items)} {problem}: {listed(items, _MAX_LISTED)}"
              for items, problem in ((missing, "missing"), (different, "of another version than pinned")) if items]
     return Finding("packages", ERROR if required & set(missing) else WARNING, "; ".join(parts),
                    f"`{python} -m pip install -r requirements.lock`")

@@ -10,7 +10,7 @@ from typing import Any
 from src import run_folder
 from src.archive import run_files
 from src.config import NOT_PARAMETERS
-from src.errors import BatchError, UserError, shell_command
+from src.errors import BatchError, UserError, listed, shell_command
 from src.io import files
 from src.submission.batch.extension import Extension, job_spec_path, last_extension
 from src.submission.planning.code_note import code_lines
@@ -117,17 +117,12 @@ def _summary(points: Mapping[str, Spec], new_names: Sequence[str], existing: Map
     """Describe which points are new, and which runs of the batch no longer match the job spec."""
     lines = [f"           {count(len(new_names), 'point')} new, {len(points) - len(new_names)} in it already"]
     if new_names:
-        lines.append(f"           the new ones: {_abbreviated(new_names)}")
+        lines.append(f"           the new ones: {listed(new_names, _MAX_LISTED)}")
     if orphans := [name for name in existing if name not in points]:
         lines.append("note: no longer in the job spec, and left as they are: "
-                     f"{count(len(orphans), 'run')}, {_abbreviated(orphans)}")
+                     f"{count(len(orphans), 'run')}, {listed(orphans, _MAX_LISTED)}")
     if retagged := [name for name, spec in points.items()
                     if name in existing and existing[name].get("TAGS") != spec.get("TAGS")]:
         lines.append("note: with other tags in the job spec, and left as they are: "
-                     f"{count(len(retagged), 'run')}, {_abbreviated(retagged)}")
+                     f"{count(len(retagged), 'run')}, {listed(retagged, _MAX_LISTED)}")
     return lines
-
-
-def _abbreviated(names: Sequence[str]) -> str:
-    more = f", … ({len(names) - _MAX_LISTED} more)" if len(names) > _MAX_LISTED else ""
-    return ", ".join(names[:_MAX_LISTED]) + more

@@ -124,7 +124,7 @@ class Remote(Frozen):
             if result.returncode in _RSYNC_CONNECTION_LOST:
                 raise ConnectionLost(last_line(result.stderr))
             if result.returncode and not (living and result.returncode == _RSYNC_VANISHED):
-                raise RemoteError(f"rsync failed: {_first_line(result.stderr) or result.returncode}",
+                raise RemoteError(f"rsync failed: {_lines(result.stderr)[0] or result.returncode}",
                                   where=self.host.name)
             return "" if show else result.stdout.decode(errors="surrogateescape")
 
@@ -232,12 +232,12 @@ def quote_for_rsync(words: Iterable[str]) -> str:
 
 def last_line(output: bytes) -> str:
     """Return the last line with text of a program's stderr."""
-    return next((one_line(line.strip()) for line in reversed(output.decode(errors="replace").splitlines())
-                 if line.strip()), "")
+    return _lines(output)[-1]
 
 
-def _first_line(output: bytes) -> str:
-    return next((one_line(line.strip()) for line in output.decode(errors="replace").splitlines() if line.strip()), "")
+def _lines(output: bytes) -> list[str]:
+    """Return the lines with text; one empty line if there are none."""
+    return [one_line(line.strip()) for line in output.decode(errors="replace").splitlines() if line.strip()] or [""]
 
 
 def _shares_connections(host: Host) -> bool:

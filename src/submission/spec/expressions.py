@@ -440,13 +440,6 @@ def _list(evaluator: _Evaluator, values: Any = ()) -> list[Any]:
     return list(values)
 
 
-def _float(evaluator: _Evaluator, value: Any) -> float:
-    return float(_scalar(value, "float"))
-
-
-def _int(evaluator: _Evaluator, value: Any) -> int:
-    return int(_scalar(value, "int"))
-
 
 def _scalar(value: Any, name: str) -> Any:
     if _is_number(value) or (isinstance(value, str) and len(value) <= 300):
@@ -454,18 +447,11 @@ def _scalar(value: Any, name: str) -> Any:
     raise _Refused(f"{name} takes one number, not {_abbreviate(value)}")
 
 
-def _round(evaluator: _Evaluator, value: Any, ndigits: Any = None) -> Any:
+def _round(_evaluator: _Evaluator, value: Any, ndigits: Any = None) -> Any:
     if ndigits is not None and abs(_whole(ndigits, "round")) > MAX_BITS:
         raise _Refused(f"round to {ndigits} digits")
     return round(_number(value, "round"), ndigits)
 
-
-def _min(evaluator: _Evaluator, *values: Any) -> Any:
-    return min(_numbers(evaluator, values, "min"))
-
-
-def _max(evaluator: _Evaluator, *values: Any) -> Any:
-    return max(_numbers(evaluator, values, "max"))
 
 
 def _numbers(evaluator: _Evaluator, values: Any, name: str) -> Any:
@@ -531,6 +517,9 @@ def _geomspace(evaluator: _Evaluator, start: Any, stop: Any, num: Any = 50, endp
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "range": _range, "list": _list, "float": _float, "int": _int, "round": _round, "min": _min, "max": _max,
+    "range": _range, "list": _list, "round": _round,
+    "float": lambda _, value: float(_scalar(value, "float")), "int": lambda _, value: int(_scalar(value, "int")),
+    "min": lambda evaluator, *values: min(_numbers(evaluator, values, "min")),
+    "max": lambda evaluator, *values: max(_numbers(evaluator, values, "max")),
     "np.arange": _arange, "np.linspace": _linspace, "np.logspace": _logspace, "np.geomspace": _geomspace,
 }

@@ -96,7 +96,7 @@ def _parse_bool(value: Any, where: str) -> bool:
 
 def _parse_integer(minimum: int) -> Callable[[Any, str], int]:
     def parse(value: Any, where: str) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        if type(value) is not int or value < minimum:
             raise JobSpecError(f"invalid value {value!r}", where=where, allowed=f"an integer from {minimum}")
         return value
 
@@ -113,7 +113,7 @@ def _parse_draw(value: Any, where: str) -> str:
 def _parse_stack(value: Any, where: str) -> int | str:
     if value == AUTO:
         return str(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if type(value) is not int or value < 1:
         raise JobSpecError(f"invalid value {value!r}", where=where, allowed="auto, or an integer from 1 (1: off)")
     return value
 

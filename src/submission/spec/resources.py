@@ -89,14 +89,11 @@ def parse_resources(value: Any, where: str) -> Resources:
     return Resources(**settings)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
 
 def _is_valid(key: str, value: Any) -> bool:
     if key == "setup":
         return isinstance(value, list) and all(isinstance(line, str) and line.isprintable() for line in value)
-    if _is_whole(value):
+    if type(value) is int:
         return key in _NAMES or value >= (0 if key == "gpus" else 1)
     if key in _NAMES and isinstance(value, float):
         return True

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from src.errors import BatchError, SlurmError, shell_command
+from src.errors import BatchError, SlurmError, listed, shell_command
 from src.frozen import Frozen
 from src.search import definition
 from src.submission.batch import journal
@@ -98,14 +98,14 @@ def unverified(observations: Iterable[Observation], batches: Collection[str], ru
 
 def unverified_error(runs: Sequence[Run], again: str) -> SlurmError:
     """Return the error that names the runs that could not be checked. again: the command that cancels by id."""
-    names = ", ".join(run.name for run in runs[:_NAMED]) + ", …" * (len(runs) > _NAMED)
     jobs = list(dict.fromkeys(job for run in runs for job in run.unseen_jobs))
     hint = "run the same command again later"
     if jobs:
-        ids = ", ".join(jobs[:_NAMED]) + ", …" * (len(jobs) > _NAMED)
-        hint += f", or `{again}` to cancel Slurm job{'s' * (len(jobs) > 1)} {ids} by the ids in the journal"
+        hint += (f", or `{again}` to cancel Slurm job{'s' * (len(jobs) > 1)} {listed(jobs, _NAMED)} by the ids in the "
+                 "journal")
     return SlurmError(f"it is unknown whether {count(len(runs), 'run')} still wait{'s' * (len(runs) == 1)} or "
-                      f"run{'s' * (len(runs) == 1)} ({runs[0].state.why}): {names}",
+                      f"run{'s' * (len(runs) == 1)} ({runs[0].state.why}): "
+                      f"{listed([run.name for run in runs], _NAMED)}",
                       where=os.path.dirname(runs[0].path), hint=hint)
 
 
@@ -161,8 +161,7 @@ def describe_end(summary: str, left_alone: Sequence[str], ending: Sequence[Run])
         return ["cancelled, with these exceptions:"]
     if not ending:
         return [f"cancelled {summary}"]
-    names = ", ".join(run.name for run in ending[:_NAMED]) + ", …" * (len(ending) > _NAMED)
-    return [f"cancellation of {summary} requested; still ending: {names}"]
+    return [f"cancellation of {summary} requested; still ending: {listed([run.name for run in ending], _NAMED)}"]
 
 
 class Outcome(NamedTuple):

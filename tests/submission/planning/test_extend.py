@@ -76,7 +76,7 @@ def test_extend_runs_only_new_points_and_continues_numbering(project: Project,
     assert project.submit(project.spec, "--local", "--extend", "-y") == 0
     out = capsys.readouterr().out
     assert out.count("10 points new, 2 in it already") == 2
-    assert "the new ones: 004_tiny+bat_siz=4+bas_lr=0.1+mom=0, " in out and "… (7 more)" in out
+    assert "the new ones: 004_tiny+bat_siz=4+bas_lr=0.1+mom=0, " in out and " and 7 more" in out
     assert "note: no longer in the job spec, and left as they are: 2 runs, 000_tiny+bat_siz=8+bas_lr=0.1, " in out
     after = contents(project)
     assert after[:4] == before
