@@ -195,4 +195,4 @@ def test_comment_of_a_job_is_read_through_sacct(fake_slurm: FakeSlurm, tmp_path:
 @pytest.mark.parametrize("node", [5, None, {"used_memory": "x", "gpu_utilization": [1]}, {"used_memory": -1},
                                   {"used_memory": 1e300, "gpu_used_memory": {"0": None}}])
 def test_value_of_jobstats_that_is_no_number_counts_as_zero(node: object) -> None:
-    assert jobstats.parse(comment_of({"nodes": {"a": node}})) == jobstats.JobStats(0, 0, None, 0)
+    assert jobstats.parse(comment_of({"nodes": {"a": node}})) == jobstats.JobStats(0, None)
