@@ -61,9 +61,9 @@ ARCHIVES = "archives"  # key of the claim of a process that does not run the run
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the possible contents of `done`
 # other ends of an attempt, after which the run is not done
-REQUEUED = "requeued"  # the attempt has requested another start, which resumes the run
-PREEMPTED = "preempted"  # Slurm preempted the job, and may requeue it by itself
-PAUSED = "paused"  # a trial that waits at a rung of its search, and resumes if the search promotes it
+# REQUEUED: the attempt has requested another start, which resumes the run. PREEMPTED: Slurm preempted the job, and may
+# requeue it by itself. PAUSED: a trial that waits at a rung of its search, and resumes if the search promotes it.
+REQUEUED, PREEMPTED, PAUSED = "requeued", "preempted", "paused"
 CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # no other start was requested
 
 _NOT_RUNS = (SUBMISSIONS, CODE, CANARY, SEARCH, ARCHIVE)  # folders of a batch
