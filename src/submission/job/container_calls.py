@@ -33,7 +33,7 @@ def is_allowed(command: Sequence[str], job: str | None, successor: Sequence[str]
     if name == "scontrol":
         *words, last = arguments or [""]
         return words == ["show"] and last == "config" or words == ["requeue"] and last == job or words == [
-            "--oneliner", "show", "job"] and re.fullmatch(_NAME, last) is not None
+            "--all", "--oneliner", "show", "job"] and re.fullmatch(_NAME, last) is not None
     return name == "sbatch" and successor is not None and len(command) == len(successor) and all(
         given == known or known.startswith("--comment=") and re.fullmatch(_COMMENT, given)
         for given, known in zip(command, successor, strict=True))
