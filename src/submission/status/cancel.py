@@ -75,9 +75,9 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
         whole, [run for observation, run in alive if is_selected(observation, run)],
         [canary for observation in whole for canary in observation.canaries.values()
          if _is_alive(canary, by_id)])
-    searches = [observation for observation in whole if wait.goes_on(observation)]
-    jobs = [job for observation in searches for job in wait.worker_jobs(observation)]
-    cancellation = cancellation._replace(workers=jobs)
+    searches = wait.search_workers(whole)
+    _require_seen(searches, by_id)
+    cancellation = cancellation._replace(workers=[job for workers in searches.values() for job in workers.slurm_jobs])
     if not cancellation.runs and not cancellation.canaries and not searches:
         for observation in observations:
             if any(run.host and run.state.name == states.UNKNOWN for run in observation.runs.values()):
@@ -101,12 +101,26 @@ def unverified_error(runs: Sequence[Run], again: str) -> SlurmError:
     jobs = list(dict.fromkeys(job for run in runs for job in run.unseen_jobs))
     hint = "run the same command again later"
     if jobs:
-        hint += (f", or `{again}` to cancel Slurm job{'s' * (len(jobs) > 1)} {listed(jobs, _NAMED)} by the ids in the "
-                 "journal")
+        hint += f", or `{again}` to cancel {_slurm_jobs(jobs)} by the ids in the journal"
     return SlurmError(f"it is unknown whether {count(len(runs), 'run')} still wait{'s' * (len(runs) == 1)} or "
                       f"run{'s' * (len(runs) == 1)} ({runs[0].state.why}): "
                       f"{listed([run.name for run in runs], _NAMED)}",
                       where=os.path.dirname(runs[0].path), hint=hint)
+
+
+def _require_seen(searches: Mapping[str, wait.Workers], by_id: bool) -> None:
+    """SlurmError if squeue did not list the workers of a search, unless they are cancelled by id."""
+    for batch, workers in searches.items():
+        if not workers.are_seen and not by_id:
+            by_journal = shell_command("python", "experiments.py", "cancel", batch, "--by-id")
+            raise SlurmError("it is unknown whether workers of this search still wait or run (squeue did not answer); "
+                             "nothing was cancelled", where=batch, hint=f"run the same command again later, or "
+                             f"`{by_journal}` to cancel {_slurm_jobs(workers.slurm_jobs)} by the ids in the journal")
+
+
+def _slurm_jobs(jobs: Sequence[str]) -> str:
+    """Return `Slurm jobs 2, 3`, and how many there are beyond."""
+    return f"Slurm job{'s' * (len(jobs) > 1)} {listed(jobs, _NAMED)}"
 
 
 def _is_alive(run: Run, by_id: bool) -> bool:

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from src.errors import BatchError, shell_command
 from src.search import summary
 from src.submission.batch import journal
 from src.submission.slurm import client
+from src.submission.slurm.client import Queue
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import SlurmView, observe
@@ -35,6 +36,7 @@ class Poller:
     def __init__(self, interval: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.slurm = SlurmView()
         self._interval, self._clock, self._start, self._last_query = interval, clock, clock(), -math.inf
+        self._workers, self._workers_query = Queue(), -math.inf  # of searches: the answer of squeue, and its time
 
     def poll(self, read: Callable[[SlurmView], T]) -> T:
         """Return what `read` returns, which observes batches by the view of Slurm that it is given."""
@@ -51,11 +53,37 @@ class Poller:
         interval = interval if self._interval is None else self._interval
         return min(interval, _EARLIEST) if self.slurm.is_outdated else interval
 
+    def goes_on(self, observations: Sequence[Observation]) -> bool:
+        """Return whether a search goes on, though none of its trials is waited for.
+
+        Slurm is queried as often as for runs, and before it is said that no search goes on.
+        """
+        now = self._clock()
+        is_due = now - self._workers_query >= self._pause(now)
+        if not is_due and search_workers(observations, lambda _: self._workers):
+            return True
+
+        def query(clusters: set[str]) -> Queue:
+            self._workers, self._workers_query = client.squeue(clusters), now
+            return self._workers
+        return bool(search_workers(observations, query))
+
     def is_current(self, runs: Iterable[Run]) -> bool:
         """Return whether the states of runs need no newer answer of Slurm; else the next observation queries it."""
         self.slurm.is_due = not self.slurm.was_queried and any(
             run.state.name not in retry_policy.CLOSED for run in runs)
         return not self.slurm.is_due
+
+
+class Workers(NamedTuple):
+    """The workers of a search.
+
+    slurm_jobs: the ids of those in the queue; are_seen: squeue has listed them. If it did not answer, they are all
+    Slurm jobs that this user has submitted for the search.
+    """
+
+    slurm_jobs: list[str]
+    are_seen: bool = True
 
 
 def wait_for_batches(paths: Sequence[str], every: float, interval: float | None = None,
@@ -86,28 +114,34 @@ def watch(read: Callable[[SlurmView], list[Observation]], every: float, interval
         runs = [run for observation in observations for run in observation.runs.values()]
         if any(run.state.name in _WAITED_FOR and not run.host for run in runs):
             pause(every)
-        elif any(map(goes_on, observations)):  # a search between two trials
+        elif poller.goes_on(observations):
             pause(max(every, _SEARCH_INTERVAL))
         elif poller.is_current(runs):
             return
 
 
-def goes_on(observation: Observation) -> bool:
-    """Return whether a batch is a search whose workers choose further trials: one of them is alive or in the queue."""
-    if not summary.may_continue(observation.path):
-        return False
-    return any(map(process.is_alive, observation.history.open_submitters)) or bool(worker_jobs(observation))
+def search_workers(observations: Iterable[Observation], squeue: Callable[[set[str]], Queue] | None = None,
+                   ) -> dict[str, Workers]:
+    """Return the workers of each search whose workers choose further trials, by the path of its batch.
+
+    squeue: called once, with the clusters of all searches; by default that of `client`.
+    """
+    searches = [observation for observation in observations if summary.may_continue(observation.path)]
+    submissions = {observation.path: journal.own_submissions(observation.path) for observation in searches}
+    clusters = {job.partition(";")[2] for own in submissions.values() for ids in own.values() for job in ids}
+    queue = (squeue or client.squeue)(clusters) if clusters else Queue(True)
+    workers = {path: _workers(own, queue) for path, own in submissions.items()}
+    return {observation.path: workers[observation.path] for observation in searches if
+            workers[observation.path].slurm_jobs or any(map(process.is_alive, observation.history.open_submitters))}
 
 
-def worker_jobs(observation: Observation) -> list[str]:
-    """Return the Slurm jobs in the queue that this user has submitted for a batch."""
-    submissions = journal.own_submissions(observation.path)
-    jobs = {job for ids in submissions.values() for job in ids}
-    if not jobs:
-        return []
-    queue = client.squeue({job.partition(";")[2] for job in jobs})
+def _workers(submissions: Mapping[str, set[str]], queue: Queue) -> Workers:
+    """The workers among the Slurm jobs of submissions, given by token; all of them if squeue did not answer."""
+    jobs = sorted({job for ids in submissions.values() for job in ids})
+    if not queue.answered:
+        return Workers(jobs, False)
     comments = tuple(f"{journal.COMMENT_PREFIX}{token}-" for token in submissions)
-    return sorted(job for job in jobs if (row := queue.find(job)) and row.comment.startswith(comments))
+    return Workers([job for job in jobs if (row := queue.find(job)) and row.comment.startswith(comments)])
 
 
 def reject_copy(path: str, command: str) -> None:

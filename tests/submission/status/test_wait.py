@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 
 import pytest
 
+import experiments
 from src import run_folder
+from src.search import definition
+from src.search.definition import Search
+from src.search.space import Space
 from src.submission.batch.journal import SLURM, History, Journal
 from src.submission.slurm import client
 from src.submission.slurm.client import Accounting, Job, Queue
@@ -24,7 +29,7 @@ class Cluster:
     """The stand-in for Slurm and the clock: jobs 1, 2 … of the runs, and the times at which squeue was called."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.queries, self.state = 1000.0, [0.0], "RUNNING"
+        self.now, self.queries, self.state, self.answers = 1000.0, [0.0], "RUNNING", True
         self.queries.clear()
         self.batch = folder / "26-01-02-a"
         (self.batch / run_folder.SUBMISSIONS).mkdir(parents=True)
@@ -50,7 +55,8 @@ class Cluster:
 
     def squeue(self, _clusters: set[str]) -> Queue:
         self.queries.append(self.now - 1000)
-        return Queue(True, {job: Job(job, self.state) for job in "12"} if self.state else {})
+        return Queue(self.answers, {job: Job(job, self.state, comment=f"gridiron-1-a-{int(job) - 1}")
+                                    for job in "12"} if self.state and self.answers else {})
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -177,3 +183,55 @@ def test_watch_ends_when_every_run_has_ended_or_is_stuck() -> None:
         return [Observation("b", History(), {run.name: run}, True)]
     assert [observations[0].runs["000_a"].state.name for observations, _ in wait.watch(read, 0)] == [
         "running", "unknown", "pending", "stuck"]
+
+
+@pytest.fixture
+def search(cluster: Cluster) -> Cluster:
+    """A search, both of whose trials have ended, and whose workers wait to choose others."""
+    definition.write(cluster.batch, Search("random", 9, 2, 0, "loss", False, 9, Space({}, ()), "a"))
+    for run in cluster.runs:
+        (run / "done").write_text("completed\n")
+    return cluster
+
+
+def test_slurm_is_queried_no_more_often_between_two_trials_of_a_search(search: Cluster,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    other = search.batch.with_name("26-01-02-b")
+    shutil.copytree(search.batch, other)  # one query answers for both
+
+    def sleep(seconds: float) -> None:
+        search.sleep(seconds)
+        if search.now >= 1900:
+            search.state = ""
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(wait, "Poller", search.make_poller)
+    wait.wait_for_batches([str(search.batch), str(other)], every=5)
+    assert search.queries == [*range(0, 600, 30), *range(630, 931, 60)]
+
+
+def test_search_goes_on_while_squeue_does_not_answer(search: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    search.answers = False
+
+    def sleep(seconds: float) -> None:
+        search.sleep(seconds)
+        search.answers, search.state = search.now >= 1100, ""
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(wait, "Poller", search.make_poller)
+    wait.wait_for_batches([str(search.batch)], every=5)
+    assert search.queries == [0, 30, 60, 90, 120]
+
+
+def test_cancel_of_a_search_fails_if_squeue_does_not_answer(search: Cluster, capsys: pytest.CaptureFixture[str],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its runs is pending or running, but its workers may be."""
+    cancelled: list[str] = []
+    monkeypatch.setattr(client, "scancel", lambda jobs: cancelled.extend(jobs) or [])
+    search.answers = False
+    assert experiments.main(["cancel", "-y", str(search.batch)]) == 2
+    output = capsys.readouterr()
+    assert "nothing is pending" not in output.out
+    assert "it is unknown whether workers of this search still wait or run (squeue did not answer)" in output.err
+    assert f"{search.batch} --by-id` to cancel Slurm jobs 1, 2 by the ids in the journal" in output.err
+    assert not cancelled
+    assert experiments.main(["cancel", "-y", str(search.batch), "--by-id"]) == 0
+    assert cancelled == ["1", "2"]
