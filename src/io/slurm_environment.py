@@ -8,9 +8,10 @@ import os
 from collections.abc import Mapping
 
 _PREFIX = "SLURM_"
-# These locate the cluster; every other SLURM_* variable describes the Slurm job that this process is part of.
+# These locate the cluster and authenticate to it; every other SLURM_* variable describes the Slurm job that this
+# process is part of.
 _CLUSTERS = "SLURM_CLUSTERS"
-_CLUSTER = ("SLURM_CONF", _CLUSTERS, "SLURM_JWT")
+_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", _CLUSTERS, "SLURM_JWT", "SLURM_SACK_KEY", "SLURM_SACK_JWKS")
 _STEP_TASKS = "SLURM_STEP_NUM_TASKS"
 # Defaults of options of Slurm's commands, for example SQUEUE_PARTITION: a filter would hide jobs.
 _OPTION_PREFIXES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SACCTMGR_")
@@ -133,26 +134,30 @@ def for_local_cluster() -> dict[str, str]:
     return {name: value for name, value in for_queries().items() if name != _CLUSTERS}
 
 
-def default_clusters() -> str:
-    """Return the clusters that sbatch submits to unless a command names others, separated by commas; usually empty."""
-    return os.environ.get("SBATCH_CLUSTERS") or os.environ.get(_CLUSTERS, "")
+def shell_for_local_cluster() -> str:
+    """Return a line of sh that makes the environment of later commands that of for_local_cluster, but for formats."""
+    names = "|".join(_OPTION_PREFIXES)
+    return f"unset $(env | sed -nE 's/^(({names})[A-Z0-9_]*)=.*/\\1/p') {_CLUSTERS}"
 
 
 def sbatch_defaults(environment: Mapping[str, str] = os.environ) -> dict[str, str | bool]:
     """Return the options that sbatch would take from its environment, by long name: {"partition": "owner"}."""
-    return {option: True if name in _SBATCH_FLAGS or not environment[_SBATCH_PREFIX + name] else
-            environment[_SBATCH_PREFIX + name]
-            for name, option in _SBATCH_OPTIONS.items() if _SBATCH_PREFIX + name in environment}
+    clusters = environment.get(_CLUSTERS)
+    options: dict[str, str | bool] = {"clusters": clusters} if clusters else {}
+    return options | {option: True if name in _SBATCH_FLAGS or not environment[_SBATCH_PREFIX + name] else
+                      environment[_SBATCH_PREFIX + name]
+                      for name, option in _SBATCH_OPTIONS.items() if _SBATCH_PREFIX + name in environment}
 
 
-def sbatch_variable(option: str) -> str:
+def sbatch_variable(option: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return the variable that sbatch reads for an option: SBATCH_TIMELIMIT for time."""
-    return _SBATCH_PREFIX + next(name for name, other in _SBATCH_OPTIONS.items() if other == option)
+    variable = _SBATCH_PREFIX + next(name for name, other in _SBATCH_OPTIONS.items() if other == option)
+    return _CLUSTERS if option == "clusters" and variable not in environment and _CLUSTERS in environment else variable
 
 
 def without_sbatch_defaults(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which only the command line overrides a script."""
-    dropped = {_SBATCH_PREFIX + name for name in (*_SBATCH_OPTIONS, *_SBATCH_DROPPED)}
+    dropped = {_CLUSTERS, *(_SBATCH_PREFIX + name for name in (*_SBATCH_OPTIONS, *_SBATCH_DROPPED))}
     return {name: value for name, value in environment.items() if name not in dropped}
 
 

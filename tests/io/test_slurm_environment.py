@@ -24,9 +24,27 @@ def test_array_task_is_none_outside_an_array(text: str | None, task: int | None)
 
 @pytest.mark.parametrize(("variable", "of_job"), [
     ("SLURM_JOB_ID", True), ("SLURM_RESTART_COUNT", True), ("SLURM_CONF", False), ("SLURM_CLUSTERS", False),
-    ("SLURM_JWT", False), ("PATH", False)])
+    ("SLURM_CONF_SERVER", False), ("SLURM_JWT", False), ("SLURM_SACK_KEY", False), ("PATH", False)])
 def test_settings_of_the_cluster_do_not_describe_the_job(variable: str, of_job: bool) -> None:
     assert slurm_environment.is_of_job(variable) is of_job
+
+
+@pytest.mark.parametrize("name", ["SQUEUE_PARTITION", "SACCT_FORMAT", "SCANCEL_STATE", "SCONTROL_FEDERATION",
+                                  "SINFO_PARTITION"])
+def test_queries_run_without_the_defaults_of_the_user(name: str) -> None:
+    site = {"SLURM_CONF": "/s", "SLURM_CLUSTERS": "c2", "SLURM_JWT": "x", "PATH": "/bin"}
+    assert slurm_environment.for_queries({**site, name: "x", "TZ": "Asia/Tokyo"}) == {
+        **site, "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "TZ": "UTC0"}
+
+
+@pytest.mark.parametrize(("environment", "options", "variable"), [
+    ({}, {}, "SBATCH_CLUSTERS"), ({"SLURM_CLUSTERS": "c2"}, {"clusters": "c2"}, "SLURM_CLUSTERS"),
+    ({"SLURM_CLUSTERS": "c2", "SBATCH_CLUSTERS": "c3"}, {"clusters": "c3"}, "SBATCH_CLUSTERS")])
+def test_clusters_of_the_environment_are_an_option_of_sbatch(environment: dict[str, str], options: dict[str, str],
+                                                             variable: str) -> None:
+    assert slurm_environment.sbatch_defaults(environment) == options
+    assert slurm_environment.sbatch_variable("clusters", environment) == variable
+    assert slurm_environment.without_sbatch_defaults(environment) == {}
 
 
 def test_no_other_module_names_a_slurm_variable() -> None:

@@ -167,8 +167,8 @@ def _run_slurm_command(request: Any, successor: Sequence[str] | None) -> dict[st
     if parsed is None or not container_calls.is_allowed(parsed[0], slurm_environment.job_id(), successor):
         return {"code": 1, "stdout": "", "stderr": container_calls.REFUSED}
     command, variables, timeout = parsed
-    environment = (process.environment_outside_slurm() if command[0] == "sbatch"
-                   else slurm_environment.for_queries())
+    environment = (slurm_environment.without_sbatch_defaults(process.environment_outside_slurm())
+                   if command[0] == "sbatch" else slurm_environment.for_local_cluster())
     environment |= variables
     try:
         done = subprocess.run(command, input="", capture_output=True, text=True, errors="replace", env=environment,

@@ -164,7 +164,7 @@ class HolderCheck:
 
 def _is_job_gone(job: str) -> bool:
     """Return whether Slurm answers and shows no such job. It may be on another cluster all the same."""
-    queue = client.squeue()
+    queue = client.squeue([""])
     # the job of another user is not in the own queue
     return queue.answered and queue.find(job) is None and (
         client.show_job(job).get("JobState", job_states.COMPLETED) in job_states.ENDED)

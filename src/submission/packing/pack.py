@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from src.errors import PackError
-from src.io import files
+from src.io import files, slurm_environment
 from src.submission.packing import image, tree
 from src.submission.packing.environment import Environment, editable_packages, stamp
 from src.submission.slurm import client
@@ -137,7 +137,7 @@ def _oldest_start() -> float:
     """Return when the oldest running job of this user started: infinity without any, 0 if squeue does not answer."""
     if not shutil.which("squeue"):
         return float("inf")
-    queue = client.squeue()
+    queue = client.squeue({"", *str(slurm_environment.sbatch_defaults().get("clusters", "")).split(",")})
     now = time.time()
     starts = [job.start for job in queue.jobs.values() if job.state != "PENDING" and job.start and job.start <= now]
     return min(starts, default=float("inf")) if queue.answered else 0.0

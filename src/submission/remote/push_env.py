@@ -7,7 +7,7 @@ import sys
 from typing import NamedTuple
 
 from src.errors import RemoteError, shell_command
-from src.io import packed_copy
+from src.io import packed_copy, slurm_environment
 from src.submission.packing import pack, tree
 from src.submission.packing.environment import ENVIRONMENT_FILES
 from src.submission.remote.ssh import Remote
@@ -104,7 +104,8 @@ if [ "$(sed -n 1p "$current" 2>/dev/null)" != {packed.image} ] || [ "$(sed -n 3p
     printf '%s\n' {packed.image} {packed.kibibytes} "$(watched)" {watched} >"$current.new"
     mv -- "$current.new" "$current"
 fi
-if queue=$(squeue --me --noheader 2>/dev/null) && [ -z "$queue" ]; then
+{slurm_environment.shell_for_local_cluster()}
+if queue=$(squeue --all --me --noheader 2>/dev/null) && [ -z "$queue" ]; then
     find {shlex.quote(remote_folder)} -maxdepth 1 -name '*-*' ! -name {packed.image} -exec rm -f -- {{}} +
 fi""")
 

@@ -110,9 +110,9 @@ class Queue(Frozen):
 
 
 def array_of(job: str) -> str:
-    """Return the id without an array task or a component: 12;NAME for 12_3;NAME."""
+    """Return the id without an array task: 12;NAME for 12_3;NAME."""
     local, semicolon, cluster = job.partition(";")
-    return re.split("[_+]", local)[0] + semicolon + cluster
+    return local.partition("_")[0] + semicolon + cluster
 
 
 def max_array_size() -> int:
@@ -278,11 +278,10 @@ def _last_error(error: SbatchError, uncertain: SbatchError | None, queue_answere
 def target_clusters(command: Sequence[str]) -> list[str]:
     """Return the clusters that a command of sbatch may submit to; none for that of this machine.
 
-    sbatch lets the command line override the environment, and that the script.
+    The command line overrides the script.
     """
     script = files.read_text(command[-2]) if len(command) > 2 else None
-    names = (directives.effective("", command[1:-2]).get("clusters") or slurm_environment.default_clusters()
-             or directives.effective(script or "").get("clusters") or "")
+    names = directives.effective(script or "", command[1:-2]).get("clusters") or ""
     return [name for name in names.split(",") if name]
 
 
@@ -377,11 +376,13 @@ def _start_time(since: float) -> str:
 
 def _job_ids(text: str) -> list[str]:
     """Return the ids that one of squeue or sacct stands for: the tasks in `12_[0-2,5%3]`, and 12 for `12+0`, the first
-    component of a heterogeneous job, which runs its script. Any other id is returned unchanged.
+    component of a heterogeneous job, which runs its script; none for other components. Any other id is returned
+    unchanged.
     """
     master, bracket, rest = text.partition("_[")
     if not bracket:
-        return [text.removesuffix("+0")]
+        job, plus, component = text.partition("+")
+        return [] if plus and component != "0" else [job]
     spans = [part.partition("-") for part in rest.rstrip("]").partition("%")[0].split(",")]
     if not all(first.isdecimal() and (last or first).isdecimal() for first, _, last in spans):
         return [text]  # truncated, as Slurm does with long lists
@@ -392,13 +393,16 @@ def _job_ids(text: str) -> list[str]:
 
 
 def end_time(job: str) -> float | None:
-    """Return when the time limit ends a running Slurm job, in unix seconds; None without a limit or an answer."""
-    return _seconds((query(["squeue", "--all", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
+    """Return when the time limit ends a running job of this cluster, in unix seconds; None without one or an answer."""
+    command = ["squeue", "--all", "--noheader", f"--jobs={job}", "--format=%e"]
+    return _seconds((query(command, cluster="") or "").strip())
 
 
 def show_job(job: str) -> dict[str, str]:
     """Return the fields of `scontrol show job`, as {"Restarts": "0", "PreemptTime": "None", …}; empty if it fails."""
-    fields = (query(["scontrol", "--all", "--oneliner", "show", "job", job]) or "").split()
+    local_id, _, cluster = job.partition(";")
+    command = ["scontrol", *_cluster_option(cluster), "--all", "--oneliner", "show", "job", local_id]
+    fields = (query(command, cluster) or "").split()
     return {name: value for name, equals, value in (field.partition("=") for field in fields) if equals}
 
 
@@ -427,9 +431,11 @@ def _by_cluster(jobs: Iterable[str]) -> dict[str, list[str]]:
 
 
 def requeue(job: str) -> str | None:
-    """Have Slurm end a running job and put it back into the queue. Return None, or the message if it refuses."""
+    """Have Slurm end a running job of this cluster and put it back into the queue. Return None, or the message if it
+    refuses.
+    """
     try:
-        answer = _call(["scontrol", "requeue", job], timeout=60)
+        answer = _call(["scontrol", "requeue", job], env=_query_environment(""), timeout=60)
     except FileNotFoundError:
         return "scontrol is not on the PATH"
     except TimeoutError:
@@ -465,9 +471,12 @@ def scancel(jobs: Iterable[str]) -> list[str]:
     return gone
 
 
-def query(command: list[str]) -> str | None:
-    """Return the output of a command; None if it is missing, fails, or takes more than a minute."""
-    answer = _answer(command)
+def query(command: list[str], cluster: str | None = None) -> str | None:
+    """Return the output of a command; None if it is missing, fails, or takes more than a minute.
+
+    cluster: "" runs it for the cluster of this machine, whichever the environment names.
+    """
+    answer = _answer(command, cluster)
     return answer.stdout if answer and answer.returncode == 0 else None
 
 

@@ -99,7 +99,7 @@ def test_name_depends_on_contents_and_older_images_are_removed(environment: Envi
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue(True)
     monkeypatch.setattr(pack.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(pack.client, "squeue", lambda: queue)
+    monkeypatch.setattr(pack.client, "squeue", lambda clusters: queue)
     module = Path(environment.folder, environment.watched[0], "module.py")
 
     def packed(text: str, age: float) -> pack.Result:

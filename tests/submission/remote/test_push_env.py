@@ -107,6 +107,31 @@ def test_packed_environment_is_sent_as_one_file(sshd: Sshd, tmp_path: Path, monk
     assert sorted(os.listdir(to.parent)) == [NASTY, f"{NASTY}.packed"] and not list(tmp_path.rglob("x"))
 
 
+def test_older_images_stay_while_a_job_of_the_user_is_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that the user's defaults for squeue would hide, or that is in a hidden partition."""
+    monkeypatch.setattr(ssh.Remote, "rsync", lambda self, *_, **__: "")
+    monkeypatch.setattr(ssh.Remote, "rsync_path", lambda self, path: path)
+    monkeypatch.setattr(ssh.Remote, "read_shell_output", lambda self, script: subprocess.run(
+        ["sh", "-c", script], check=True, capture_output=True, text=True).stdout)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("SQUEUE_PARTITION", "SLURM_CLUSTERS"):
+        monkeypatch.setenv(name, "owner")
+    squeue, packed = tmp_path / "squeue", pack.Packed("a-b.tar.gz", 4, "1 1", ())
+    squeue.write_text('#!/bin/sh\ncase "$*$SQUEUE_PARTITION$SLURM_CLUSTERS" in "--all --me --noheader") '
+                      f"cat {tmp_path}/queue;; esac\n")
+    squeue.chmod(0o755)
+    to = tmp_path / "venv"
+    folder = Path(pack.packed_folder(str(to)))
+    folder.mkdir()
+    (folder / pack.CURRENT).write_text(f"{packed.image}\n4\n\n")
+    older = folder / "a-a.tar.gz"
+    older.touch()
+    for queue in ("7 killable train.py\n", ""):
+        (tmp_path / "queue").write_text(queue)
+        push_env._send_image(ssh.Remote(hosts.Host("cluster", "cluster", "gridiron"), None), str(to), packed, str(to))
+        assert older.exists() == bool(queue)
+
+
 def test_without_the_programs_that_unpack_it_is_sent_file_by_file(tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     packed = pack.Packed("a-b.tar.zst", 4, "1 1", ("lib", "/opt/bin/python3.11"))

@@ -149,9 +149,10 @@ def test_submission_from_a_slurm_job_does_not_pass_on_its_variables(fake_sbatch:
 
 
 def test_sbatch_takes_its_options_from_the_command_alone(fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SBATCH_PARTITION", "SBATCH_MEM_PER_NODE", "SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_SITE_PLUGIN"):
+    for name in ("SBATCH_PARTITION", "SBATCH_MEM_PER_NODE", "SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_SITE_PLUGIN",
+                 "SLURM_CLUSTERS"):
         monkeypatch.setenv(name, "1")
-    answer(fake_sbatch, f"env | grep ^SBATCH_ > {fake_sbatch}/seen; echo 1")
+    answer(fake_sbatch, f"env | grep -E '^(SBATCH_|SLURM_CLUSTERS)' > {fake_sbatch}/seen; echo 1")
     client.submit(["sbatch", "script"], 1)
     assert (fake_sbatch / "seen").read_text() == "SBATCH_SITE_PLUGIN=1\n"
 
@@ -259,6 +260,13 @@ def test_failing_sacct_is_not_taken_for_a_cluster_without_accounting(error: str,
     assert (partial.answered, list(partial.jobs)) == (False, ["7"])
 
 
+def test_squeue_that_fails_for_one_of_two_clusters_has_not_answered(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, """case "$*" in *--clusters=c2*) exit 1;; *) echo '7|RUNNING|1|2|None|c';; esac""", "squeue")
+    queue = client.squeue(["", "c2"])
+    assert (queue.answered, list(queue.jobs)) == (False, ["7"])
+    assert client.squeue([""]).answered
+
+
 def test_without_sacct_there_is_no_accounting(fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(fake_sbatch))
     (fake_sbatch / "sacct").unlink(missing_ok=True)
@@ -292,6 +300,7 @@ def test_rows_of_arrays_and_heterogeneous_jobs_are_found(fake_sbatch: Path) -> N
     found = {job: row.id for job in ("2", "2_0", "2_4", "2_2", "28", "5_777", "5", "3") if (row := queue.find(job))}
     assert found == {"2": "2_3", "2_0": "2_0", "2_4": "2_4", "28": "28", "5_777": "5_[0-9,12-...", "5": "5_[0-9,12-..."}
     assert queue.newest_with_comment("c") == "28"
+    assert "28" in (ids := queue.job_ids([("c", "")])) and "28+1" not in ids
 
 
 def test_scancel_of_a_job_that_is_gone_cancels_the_others(fake_sbatch: Path) -> None:
@@ -305,21 +314,27 @@ def test_scancel_of_a_job_that_is_gone_cancels_the_others(fake_sbatch: Path) -> 
         assert "job id 7" not in str(error.value)
 
 
-@pytest.mark.parametrize(("arguments", "variables", "script", "clusters"), [
-    ([], {}, "", []),
-    ([], {}, "#SBATCH -M c2\n", ["c2"]),
-    ([], {"SLURM_CLUSTERS": "c3,c4"}, "#SBATCH -M c2\n", ["c3", "c4"]),
-    ([], {"SLURM_CLUSTERS": "c3", "SBATCH_CLUSTERS": "c5"}, "", ["c5"]),
-    (["--clusters=c6"], {"SBATCH_CLUSTERS": "c5"}, "#SBATCH --clusters=c2\n", ["c6"])])
-def test_target_clusters_as_sbatch_chooses_them(arguments: list[str], variables: dict[str, str], script: str,
-                                                clusters: list[str], tmp_path: Path,
+@pytest.mark.parametrize(("arguments", "script", "clusters"), [
+    ([], "", []), ([], "#SBATCH -M c2\n", ["c2"]), (["--clusters=c6,c7"], "#SBATCH --clusters=c2\n", ["c6", "c7"])])
+def test_target_clusters_as_sbatch_chooses_them(arguments: list[str], script: str, clusters: list[str], tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_CLUSTERS", "c3")  # part of the command, or of another shell
     (tmp_path / "s.sh").write_text(f"#!/bin/sh\n{script}")
     assert client.target_clusters(["sbatch", *arguments, str(tmp_path / "s.sh"), "spec.yaml"]) == clusters
+
+
+def test_scontrol_is_called_for_the_cluster_of_the_job(fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a job, whose id has no cluster, for that of its node, although it inherits the variable."""
+    monkeypatch.setenv("SLURM_CLUSTERS", "c3")
+    for name in ("scontrol", "squeue"):
+        answer(fake_sbatch, f'echo "$SLURM_CLUSTERS|$*" >> {fake_sbatch}/calls; echo 17', name)
+    client.show_job("12;c2")
+    client.show_job("12")
+    assert client.requeue("12") is None
+    assert client.end_time("12") == 17
+    assert (fake_sbatch / "calls").read_text().splitlines() == [
+        "c3|--clusters=c2 --all --oneliner show job 12", "|--all --oneliner show job 12", "|requeue 12",
+        "|--all --noheader --jobs=12 --format=%e"]
 
 
 @pytest.mark.parametrize(("name", "option"), [
