@@ -34,6 +34,21 @@ def wrap_squeue(folder: Path, expression: str) -> None:
     path.chmod(0o755)
 
 
+def make_heterogeneous(script: str) -> None:
+    """Give a script a second component, which another part of the cluster runs at the same time."""
+    first, _, rest = Path(script).read_text().partition("exec ")
+    Path(script).write_text(f"{first}#SBATCH hetjob\n#SBATCH --time=5 --cpus-per-task=1 --mem=100\nexec {rest}")
+
+
+def wrap_sbatch(folder: Path) -> None:
+    """Put an sbatch on the PATH that submits, and loses the answer."""
+    real, path = shutil.which("sbatch"), folder / "sbatch"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *--test-only*) exec {real} "$@";; esac\n{real} "$@" > {folder}/answer\n'
+                    "echo sbatch: error: Batch job submission failed: Socket timed out on send/recv operation >&2\n"
+                    "exit 1\n")
+    path.chmod(0o755)
+
+
 def wrap_clusters(folder: Path) -> None:
     """Put commands on the PATH of a site whose jobs run on another cluster, c2, which is the real one."""
     for name in ("sbatch", "squeue", "sacct", "scancel"):
@@ -52,13 +67,16 @@ def hidden_partition(slurm: Slurm) -> Iterator[None]:
 @pytest.mark.parametrize("reason", ["environment", "hidden partition", "heterogeneous job", "unknown state",
                                     "other cluster", "no row"])
 def test_running_run_is_not_started_again_by_twenty_retries(
-        reason: str, project: Project, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        reason: str, project: Project, script: str, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         request: pytest.FixtureRequest) -> None:
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     if reason == "other cluster":
         wrap_clusters(bin_folder)
-        monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    elif reason == "heterogeneous job":
+        make_heterogeneous(script)
+        wrap_sbatch(bin_folder)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
     options = ["--sbatch", "clusters=c2"] if reason == "other cluster" else []
     project.spec.write_text(project.spec.read_text().replace("[8, 32]", "18").replace("[0.1, 1]", "0.1"))
     with monkeypatch.context() as an_hour_ago:  # a new run is not lost for five minutes
@@ -76,11 +94,13 @@ def test_running_run_is_not_started_again_by_twenty_retries(
         (bin_folder / "squeue").write_text(
             f'#!/bin/sh\ncase "$*" in *--all*) exec {shutil.which("squeue")} "$@";; esac\n')
         (bin_folder / "squeue").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    elif reason == "heterogeneous job":
+        job, = jobs
+        assert (bin_folder / "answer").read_text() == f"{job}\n"
+        assert sorted(slurm.run("squeue", "--noheader", f"--jobs={job}", "--format=%i").split()) == [
+            f"{job}+0", f"{job}+1"]
     elif reason != "other cluster":
-        wrap_squeue(bin_folder, {"heterogeneous job": "s/^\\([0-9]*\\)|/\\1+0|/", "no row": "d",
-                                 "unknown state": "s/RUNNING/EXPEDITING/"}[reason])
-        monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+        wrap_squeue(bin_folder, {"no row": "d", "unknown state": "s/RUNNING/EXPEDITING/"}[reason])
     for _ in range(20):
         project.submit("-r", project.batch, "-y")
     assert all_jobs(project) == jobs
@@ -116,6 +136,29 @@ def test_runs_of_unseen_workers_are_not_given_to_others(has_sacct: bool, project
     (project.batch / "go").touch()
     wait_for(lambda: counts(project) == {"done": 2})
     assert project.executed() == [1, 1]
+
+
+@pytest.fixture
+def drained_node(slurm: Slurm) -> Iterator[str]:
+    slurm.run("scontrol", "update", "NodeName=node4", "State=DRAIN", "Reason=test")
+    yield "node4"
+    if "drain" in slurm.run("sinfo", "--noheader", "--nodes=node4", "--format=%T"):
+        slurm.run("scontrol", "update", "NodeName=node4", "State=RESUME")
+
+
+def test_run_that_only_a_drained_node_fits_is_queued_with_a_warning(
+        project: Project, script: str, slurm: Slurm, drained_node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    project.spec.write_text("""\
+job_details: {name: tiny, output_dir: re sults}
+parameters:
+  LIST: [{batch_size: 1}, {batch_size: 2, SBATCH: {constraint: a5000}}]
+""")
+    assert project.submit(project.spec, "-s", script, "-y") == 0
+    warning, = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert warning.startswith("warning    no start is known yet (001_tiny")
+    wait_for(lambda: counts(project) == {"done": 1, "pending": 1})
+    slurm.run("scontrol", "update", f"NodeName={drained_node}", "State=RESUME")
+    wait_for(lambda: counts(project) == {"done": 2})
 
 
 def test_scancel_of_an_unknown_id_cancels_the_others(project: Project, script: str, slurm: Slurm) -> None:
@@ -202,8 +245,13 @@ class Terminal:
 
 
 def test_training_by_hand_in_a_shell_of_two_tasks(slurm: Slurm, tmp_path: Path) -> None:
-    """It waits for the second task, which is not there, until Ctrl-C; then it trains alone and shows its progress."""
+    """A run that failed in another job is started again. It waits for the second task, which is not there, until
+    Ctrl-C; then it trains alone and shows its progress.
+    """
     spec = make_run(tmp_path / "run", train_length=3)
+    (spec.parent / "claim-1").write_text('{"slurm_job": "999999"}')
+    failed = {"ticket": 1, "number": 0, "who": {"slurm_job": "999999"}, "how": "failed"}
+    (spec.parent / "attempt-1-0.json").write_text(json.dumps(failed))
     train = f"{sys.executable} {ROOT}/train.py {spec}\n"
     terminal = Terminal("srun", "--ntasks=2", "--mem=900", "--pty", "bash", "--norc", "--noprofile")
     try:
@@ -217,6 +265,6 @@ def test_training_by_hand_in_a_shell_of_two_tasks(slurm: Slurm, tmp_path: Path) 
         terminal.expect("epoch 1/3")
         lines = terminal.expect("completed").splitlines()
         assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 2/3", "epoch 3/3"]
-        wait_for(lambda: [attempt["how"] for attempt in attempts(spec)] == ["cancelled", "completed"])
+        wait_for(lambda: [attempt["how"] for attempt in attempts(spec)] == ["failed", "cancelled", "completed"])
     finally:
         terminal.close()

@@ -108,6 +108,29 @@ def test_plan_shows_the_source_of_each_option_and_a_retry_repeats_those_of_the_e
     assert " --partition=mine " in capsys.readouterr().out
 
 
+def test_values_of_options_reach_sbatch_as_they_were_written(project: Project, fake_slurm: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    """Also from the files of the batch."""
+    project.spec.write_text("job_details: {name: tiny, output_dir: re sults, sbatch: {account: 2024_01}}\n"
+                            "parameters: {batch_size: 8, SBATCH: {qos: 1e3, licenses: 1.10}}\n")
+    assert project.submit(project.spec, "-s", "s.sh", "--no-submit", "--sbatch", "reservation=0x1F", "-y") == 0
+    assert project.submit("-r", project.batch, "-d") == 0
+    assert " --account=2024_01 --qos=1e3 --licenses=1.10 --reservation=0x1F " in capsys.readouterr().out
+
+
+def test_clusters_of_the_shell_are_repeated_by_a_retry(project: Project, fake_slurm: Path,
+                                                       monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SLURM_CLUSTERS", "c2")
+    assert project.submit(project.spec, "-s", "s.sh", "--no-submit", "-y") == 0
+    assert "clusters c2 (SLURM_CLUSTERS)" in capsys.readouterr().out
+    monkeypatch.setenv("SLURM_CLUSTERS", "c3")
+    assert project.submit("-r", project.batch, "-d") == 0
+    out = capsys.readouterr().out
+    assert " --clusters=c2 " in out
+    assert "ignored    SLURM_CLUSTERS of this shell: a retry repeats the options" in out
+
+
 def test_dry_run_shows_the_command_of_the_first_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     """And warns of a program whose metrics nothing here would read; keys of a sweep are explained for such programs."""
     (project.folder / "mine.py").write_text("import wandb\nwandb.log({'loss': 1})\n")

@@ -13,7 +13,7 @@ if [[ -s $folder/lag && ${3-} != mirror ]]; then
 fi
 if [[ ${3-} == mirror ]]; then
     seconds=$(<"$folder/lag")
-    bindfs -o "entry_timeout=$seconds,negative_timeout=$seconds,attr_timeout=$((seconds / 6 + 1))" \
+    bindfs -o "entry_timeout=$seconds,negative_timeout=$seconds,attr_timeout=$(((seconds + 5) / 6))" \
         "$folder/shared" "$folder/shared"
 fi
 exec slurmd -D -N "$node"

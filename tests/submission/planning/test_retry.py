@@ -106,6 +106,18 @@ def test_run_whose_heartbeat_is_old_is_lost(running: Path, project: Project, fak
     assert run.state.name == "lost"
 
 
+def test_heartbeat_is_compared_on_the_clock_of_the_file_system(
+        running: Path, project: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of this host is two hours ahead."""
+    fake_slurm.inject_fault("squeue", stdout="")
+    fake_slurm.reject("accounting_disabled", command="sacct")
+    monkeypatch.setattr("time.time", lambda now=time.time: now() + 7200)
+    run, = observe([str(project.batch)])[0].runs.values()
+    assert run.state.name == "unknown"
+    assert run.state.why.startswith("squeue does not list it, but its files changed")
+    (project.batch / "go").touch()
+
+
 def test_cancelled_run_that_takes_long_to_end_is_named(
         running: Path, project: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,6 +74,7 @@ def test_dependency_of_a_run_is_added_to_that_of_the_submission() -> None:
     ("--nodes=1 --array=0-2", {}, r"s\.sh, line 3: a submit script cannot have the option --array; delete it; --ar"),
     ("-W", {}, r"line 3: a submit script cannot have the option --wait; delete it; `python experiments.py wait BATCH`"),
     ("--mem 4G", {"mem": None}, r"line 3: mem is null, which cannot remove --mem=4G of the script: .*; delete it"),
+    ("--gres=gpu:1", {"gres": None}, r"line 3: gres is null, which cannot remove --gres=gpu:1 of the script"),
     ("--requeue", {"requeue": False}, "requeue is false, which cannot remove --requeue of the script"),
     ("--gres=gpu:1", {"gpus": 2}, r"line 3: gpus=2 and --gres=gpu:1 of the script .*--sbatch gres=gpu:2, or del"),
     ("-G a100:1", {"gres": "gpu:2"}, "gres=gpu:2 and --gpus=a100:1 of the script both .*--sbatch gpus=2, or delete")])
