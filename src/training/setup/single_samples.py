@@ -37,7 +37,7 @@ def check(model: nn.Module, freeze: Freeze | None, config: Config, length: Lengt
     was_training = model.training
     model.train()
     if freeze:
-        freeze.keep_still()
+        freeze.set_eval_mode()
     state = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
     try:
         with torch.no_grad(), preserve_generators(device):
