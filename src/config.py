@@ -30,7 +30,7 @@ class Config(Frozen):
     # --- Logging and checkpoints ---
     log_interval: float = 10  # seconds between progress lines within a training epoch; 0: none
     log_interval_eval: float | None = None  # the same within an evaluation; null: the value of log_interval
-    log_steps: int | None = None  # optimizer steps between rows of steps.csv, as 50; null: no such file
+    log_steps: int | None = None  # optimizer steps between rows of steps.csv, e.g. 50; null: no such file
     # interval between resume checkpoints, from which an interrupted run continues: 10min, 0.5epochs, 500steps; null:
     # only when the run is told to stop
     checkpoint_every: str | None = "10min"
@@ -43,7 +43,7 @@ class Config(Frozen):
     # regular expression for the columns of stats.csv that define the best epoch. If several match, the best of them
     # counts. Early stopping uses it too
     best_checkpoint_metric: str = "test/.*/accuracy"
-    # minimize or maximize it; null: the goal of job_details.metric for its columns, else by the metric's name
+    # minimize or maximize that metric; null: the goal of job_details.metric for its columns, else by the metric's name
     best_checkpoint_goal: str | None = None
     output_dir: str | None = None  # run folder; null: write nothing. Runs of a batch get theirs at submission
     log_to_stdout: bool = False  # print training.log on stdout too
@@ -73,8 +73,8 @@ class Config(Frozen):
     data_download: bool = True  # download data that is missing; false: never use the network
     # number of the first column in LIBSVM files: 0 or 1; null: 0 if any part of the data set has a column 0, else 1
     libsvm_base: int | None = None
-    # name -> part of the data set, as {train: "train[:90%]", val: "train[90%:]", test: test}. The run trains on `train`
-    # and evaluates all others after each epoch
+    # name -> part of the data set, e.g. {train: "train[:90%]", val: "train[90%:]", test: test}. The run trains on
+    # `train` and evaluates all others after each epoch
     data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
     eval_datasets: dict[str, str] | None = None  # further data sets to evaluate: name -> DATASET[@SPLIT]
     # for evaluation sets with classes of their own: name -> for each of its classes the index of the training class, as
@@ -82,12 +82,12 @@ class Config(Frozen):
     eval_class_maps: dict[str, str] | None = None
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
     eval_models: list[str] | None = None  # last, av or both; null: last, and av if the weights are averaged
-    metrics: list[str] | None = None  # additional evaluation metrics, as [top5, f1, auroc, my_module:my_metric]
+    metrics: list[str] | None = None  # additional evaluation metrics, e.g. [top5, f1, auroc, my_module:my_metric]
 
     # --- Images ---
     data_on_device: bool = False  # keep the images on the training device as bytes, and transform whole batches there
     crop_padding: int | None = None  # random crop after padding by this number of black pixels
-    scale: list[float] | None = None  # random resized crop: range of its area, as [0.08, 1.0], a share of the image's
+    scale: list[float] | None = None  # random resized crop: range of its fraction of the area, e.g. [0.08, 1.0]
     ratio: list[float] | None = None  # range of its width / height; null: [0.75, 1.3333]
     hflip: float = 0.0  # probability of a horizontal flip
     vflip: float = 0.0  # probability of a vertical flip
@@ -95,7 +95,7 @@ class Config(Frozen):
     # evaluation resizes the shorter side to the input size / crop_pct and takes a center crop of the input size; null:
     # the model's own value, or 1
     crop_pct: float | None = None
-    color_jitter: float | None = None  # maximum relative change of brightness, contrast and saturation, as 0.4
+    color_jitter: float | None = None  # maximum relative change of brightness, contrast and saturation, e.g. 0.4
     auto_augment: str | None = None  # in timm's notation: rand-m9-mstd0.5 (RandAugment), original, augmix-m3-w3
     random_erasing: float = 0.0  # probability that a random box is replaced by noise
     aug_repeats: int | None = None  # copies of each image in a batch, each augmented differently; null: 1
@@ -103,27 +103,27 @@ class Config(Frozen):
     # --- Texts ---
     tokenizer: str | None = None  # a name on the Hugging Face hub, or a folder such as ./tokenizer; null: the model's
     max_length: int = 512  # maximum number of tokens; longer texts are truncated, also to what the model allows
-    text_column: str | None = None  # the column, or two as 'premise,hypothesis'; null: found by its usual names
+    text_column: str | None = None  # the column, or two for pairs: 'premise,hypothesis'; null: found by its usual names
     label_column: str | None = None  # null: found by its usual names
     group_by_length: bool = False  # batch texts of similar length, which needs less padding
 
     # --- Mixed batches ---
     mixup: float = 0.0  # alpha of mixup: blend pairs of samples with a weight from Beta(alpha, alpha); 0: off
     cutmix: float = 0.0  # alpha of CutMix; 0: off. With mixup, each batch uses one of the two, with probability 1/2
-    label_smoothing: float = 0.0  # share of each training label that is spread evenly over all classes
+    label_smoothing: float = 0.0  # fraction of each training label that is spread evenly over all classes
 
     # --- Model ---
     # linear, linear/no_bias, tiny/{lenet,resnet_D,vgg_D,wrn_D_W}, {timm,torchvision,clip,hf}/NAME or
     # my_module:make_model (docs/models.md)
     model: str = "linear/no_bias"
-    model_kwargs: dict[str, scalar] | None = None  # further options of the model, as {drop_path_rate: 0.1}
+    model_kwargs: dict[str, scalar] | None = None  # further options of the model, e.g. {drop_path_rate: 0.1}
     model_pretrained: bool = False  # start from pretrained weights
     model_head_init: str | None = None  # zero, rand, or zero_shot (of clip/NAME); null: the model's own initialization
     # for zero_shot: the class names, a list or the path of a file with one per line; null: those of the data set
     class_names: str | list[str] | None = None
     zero_shot_templates: list[str] = field(default_factory=lambda: list(registered_names.TEMPLATES))  # {}: class name
     model_output_dim: int | None = None  # null: the number of classes, or 1 for regression
-    model_input_shape: list[int] | None = None  # shape of a sample, as [3, 32, 32]; null: that of the data
+    model_input_shape: list[int] | None = None  # shape of a sample, e.g. [3, 32, 32]; null: that of the data
 
     # --- Training ---
     task: str | None = None  # my_module:MyTask, with training steps of its own; null: a loss of output and targets
@@ -138,7 +138,7 @@ class Config(Frozen):
 
     # --- Optimization ---
     optim_alg: str = "sgd"  # sgd, adam, adamw, amsgrad, amsgradw, or timm/NAME such as timm/lion
-    optim_kwargs: dict[str, scalar] | None = None  # further options of a timm optimizer, as {caution: true}
+    optim_kwargs: dict[str, scalar] | None = None  # further options of a timm optimizer, e.g. {caution: true}
     lr_schedule: str = "constant"  # constant, linear, poly, step, cosine, onecycle or wsd (docs/optimization.md)
     base_lr: float = 1.0  # learning rate that the schedule multiplies
     weight_decay: float = 0.0  # of weights
@@ -147,7 +147,7 @@ class Config(Frozen):
     ada_eps: float = 1e-8  # epsilon of the Adam variants
     warmup_steps: int = 0  # first steps, in which the learning rate rises linearly to its value
     cooldown_steps: int = 0  # last steps, in which the learning rate falls linearly to 0
-    layer_decay: float | None = None  # learning rate of each layer as a share of the next layer's; null: all equal
+    layer_decay: float | None = None  # learning rate of each layer as a multiple of the next layer's; null: all equal
     clip_grad_norm: float | None = None  # maximum norm of the gradient; adds the column train/grad_norm
     clip_grad_value: float | None = None  # maximum absolute value of each gradient component
     freeze: str | None = None  # backbone: train only the head
@@ -172,7 +172,7 @@ class Config(Frozen):
 
     # All fields from here on are TRACKER_FIELDS.
     # --- System metrics ---
-    system_metrics: float | None = None  # seconds between samples for system.csv, as 5; null: none
+    system_metrics: float | None = None  # seconds between samples for system.csv, e.g. 5; null: none
 
     # --- Trackers ---
     tensorboard: bool = False  # event files in the run folder
@@ -194,28 +194,28 @@ class Config(Frozen):
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any], where: str = "spec") -> Config:
-        """The config of a spec: defaults filled in, numbers in their declared type. ConfigError names what is wrong.
+        """Return the config of a spec, with defaults filled in and numbers in their declared type.
 
-        Keys in NOT_PARAMETERS are dropped.
+        Keys in NOT_PARAMETERS are dropped. ConfigError if check_parameters finds a mistake.
         """
         check_parameters(spec, where)
         return cls(**{key: convert(key, value) for key, value in spec.items() if key not in NOT_PARAMETERS})
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameters by name, in the order in which they are declared."""
+        """Return the parameters by name, in the order in which they are declared."""
         return self._asdict()
 
 
 @functools.cache
 def defaults_version() -> str:
-    """A hash of all defaults: it changes if any default changes."""
+    """Return a hash of all defaults, which changes if any default changes."""
     import hashlib  # only runs and their readers ask
     import json
 
     return hashlib.sha256(json.dumps(DEFAULTS).encode()).hexdigest()[:12]
 
 
-FIELDS: dict[str, str] = Config.__annotations__  # name -> declared types, as "int | None"
+FIELDS: dict[str, str] = Config.__annotations__  # name -> declared types: "int | None"
 # fields that decide only how a run is shown; job_details of a job spec may set them for all of its runs
 TRACKER_FIELDS = tuple(FIELDS)[tuple(FIELDS).index("system_metrics"):]
 # fields that decide what is logged and stored, and where: they do not change what is trained
@@ -226,7 +226,7 @@ OUTPUT_FIELDS = frozenset(("log_interval", "log_interval_eval", "log_steps", "lo
 INDEPENDENT_FIELDS = frozenset(("base_lr", "weight_decay", "weight_decay_biases", "ada_eps", "seed_model",
                                 "seed_training", "seed_split", "cooldown_steps"))
 DEFAULTS = Config().to_dict()
-# the declared types of a field, as words: {"int", "None"}
+# name -> the same as a set: {"int", "None"}
 _KINDS = {name: frozenset(types.split(" | ")) for name, types in FIELDS.items()}
 _KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string",
                "None": "null", "dict[str, str]": "a mapping of strings", "list[str]": "a list of strings",
@@ -235,12 +235,12 @@ _KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or fa
 
 
 def declared_types(name: str) -> frozenset[str]:
-    """Return the declared types of a field, as {"int", "None"}; empty if Config has no such field."""
+    """Return the declared types of a field, e.g. {"int", "None"}; empty if Config has no such field."""
     return _KINDS.get(name, frozenset())
 
 
 def _kind_of(value: object) -> frozenset[str]:
-    """The declared types that `value` may stand for."""
+    """Return the declared types that accept `value`."""
     if value is None:
         return frozenset(("None",))
     if isinstance(value, bool):
@@ -290,7 +290,7 @@ def _above_zero(value: float | None) -> None:
 
 def _check_decay(value: float | None) -> None:
     if value is not None and not 0 < value <= 10:
-        raise ConfigError(f"{value!r} is not a share of a learning rate", allowed="more than 0, up to 10, as 0.75")
+        raise ConfigError(f"{value!r} is not a factor for learning rates", allowed="more than 0, up to 10, e.g. 0.75")
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], None]:
@@ -318,7 +318,7 @@ def _check_address(value: str | None) -> None:
 def _check_limit(value: float | None) -> None:
     if value is not None and not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
         raise ConfigError(f"{value!r} is not a number of batches",
-                          allowed="1, 2, … batches, or a share from 0.001 to 1.0")
+                          allowed="1, 2, … batches, or a fraction above 0, up to 1.0")
 
 
 def _check_models(value: list[str] | None) -> None:
@@ -333,13 +333,13 @@ def _check_column_base(value: int | None) -> None:
 
 def _check_shape(value: list[int] | None) -> None:
     if value is not None and (not value or min(value) < 1):
-        raise ConfigError(f"{value!r} is not a shape", allowed="a list of positive sizes, as [3, 32, 32]")
+        raise ConfigError(f"{value!r} is not a shape", allowed="a list of positive sizes, e.g. [3, 32, 32]")
 
 
 # fields in which infinity means: no limit, or never
 _MAY_BE_INFINITE = ("max_allowed_loss", "clip_grad_norm", "clip_grad_value", "log_interval", "log_interval_eval")
-# fields that are combined with weights; a larger number is none to some optimizers
-_OF_WEIGHTS = ("base_lr", "unfreeze_lr", "weight_decay", "weight_decay_biases", "ada_eps")
+# fields that optimizers compute with in float32, in which a larger number overflows
+_FLOAT32_FIELDS = ("base_lr", "unfreeze_lr", "weight_decay", "weight_decay_biases", "ada_eps")
 _MAX_FLOAT32 = 3.4028234e38
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
@@ -383,9 +383,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "lr_schedule": registered_names.parse_schedule,
     "averaging": registered_names.parse_averaging,
 }
-
-
-# parameters as other programs call them, of which the most similar field is often another one
+# names of parameters in other programs; the field with the most similar name is often a different one
 _OTHER_NAMES = {
     **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "max_epochs", "train_epochs", "num_train_epochs"),
                     "train_length"),
@@ -409,8 +407,6 @@ _OTHER_NAMES = {
     **dict.fromkeys(("dropout", "num_classes", "hidden_dim"), "model_kwargs, if the model has such an option")}
 
 
-
-
 def _check_value(key: str, value: Any) -> None:
     if key not in FIELDS:
         meaning = _OTHER_NAMES.get(key.casefold())
@@ -424,7 +420,7 @@ def _check_value(key: str, value: Any) -> None:
                                   value, str) and "list[str]" in kinds else None)
         if isinstance(value, (int, float)):
             _check_size(value, "float" not in _KINDS[key], key in _MAY_BE_INFINITE)
-            if key in _OF_WEIGHTS and abs(value) > _MAX_FLOAT32:
+            if key in _FLOAT32_FIELDS and abs(value) > _MAX_FLOAT32:
                 raise ConfigError(f"{value!r} is too large for weights of 32 bits", allowed=f"up to {_MAX_FLOAT32}")
         if isinstance(value, dict):
             for item in value.values():
@@ -437,7 +433,7 @@ def _check_value(key: str, value: Any) -> None:
 
 
 def _check_size(value: float, is_whole: bool, may_be_infinite: bool) -> None:
-    """ConfigError for a number that is too large for its type, infinite or NaN."""
+    """Raise ConfigError for a number that is too large for its type, infinite or NaN."""
     text = repr(value) if abs(value) < 2**256 or isinstance(value, float) else f"2**{value.bit_length() - 1} or more"
     if is_whole and abs(value) >= 2**63:
         raise ConfigError(f"{text} is too large", allowed="less than 2**63")
@@ -453,9 +449,9 @@ def _check_scalar(key: str, value: object, kind: str) -> None:
 
 
 def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
-    """ConfigError, led by `where`, unless every parameter is known, of its type and allowed, alone and together.
+    """Raise ConfigError, at `where`, unless each parameter exists, has its type and an allowed value, and all agree.
 
-    Cheap enough for a hundred thousand specs: a value that was checked once is not checked again.
+    A value is checked once, so that a hundred thousand specs take little time.
     """
     try:
         for key, value in spec.items():
@@ -473,7 +469,7 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
 
 
 def _add_other_mistakes(error: ConfigError, spec: Mapping[str, Any]) -> None:
-    """Name further mistakes in single parameters of a spec in the hint of its first error."""
+    """Add further mistakes in single parameters of a spec to the hint of its first error."""
     others = []
     for key, value in spec.items():
         try:

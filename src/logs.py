@@ -73,7 +73,7 @@ def last_error(text: str) -> str:
 
 
 def _exceptions(lines: Sequence[str]) -> list[tuple[int, str]]:
-    """Return the index and the text of the exception of each traceback. Lines may have a prefix, as `[rank0]: `."""
+    """Return the index and the text of the exception of each traceback. Lines may have a prefix, e.g. `[rank0]: `."""
     exceptions = []
     for start, header in enumerate(lines):
         prefix, mark, rest = header.partition("Traceback (most recent call last):")

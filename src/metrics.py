@@ -13,7 +13,7 @@ from src.errors import ConfigError, JobSpecError, ResultsError, UserError
 from src.io import files, yaml_io
 
 MAXIMIZE, MINIMIZE = "maximize", "minimize"
-GOAL_HINT = "give a goal in job_details, as metric: {name: val/last/energy, goal: minimize}"
+GOAL_HINT = "give a goal in job_details, e.g. metric: {name: val/last/energy, goal: minimize}"
 TEST_NOTE = "chosen by a test split: the best values are optimistic estimates"
 
 # Words in the name of a metric that say which direction is better. If words of both kinds occur, as in top5_error,
@@ -71,7 +71,7 @@ def direction(column: str, metric: Metric | None = None) -> str | None:
     """Return whether to maximize or minimize a stats column; None if it is not known.
 
     metric: of the job spec; its goal overrides the names of the columns that it matches. Otherwise the words of the
-    column's last part decide, as `error` of val/last/top5_error.
+    column's last part decide, e.g. `error` of val/last/top5_error.
     """
     if metric and metric.goal and metric.names(column):
         return metric.goal
@@ -200,7 +200,7 @@ def _parse(value: Any, where: str) -> Metric:
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str) or not spec["name"] or (
             spec.keys() - {"name", "goal", *_SWEEP_KEYS}):
         raise JobSpecError(f"invalid metric {value!r}", where=where, allowed="the name of a stats column, or name and "
-                           "goal", hint="as metric: {name: val/last/accuracy, goal: maximize}")
+                           "goal", hint="e.g. metric: {name: val/last/accuracy, goal: maximize}")
     goal = spec.get("goal")
     if goal not in (None, MAXIMIZE, MINIMIZE):
         raise JobSpecError(f"invalid goal {goal!r}", where=where, allowed=(MAXIMIZE, MINIMIZE))

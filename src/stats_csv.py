@@ -101,7 +101,7 @@ def leading_number(line: str) -> int | None:
 
 def words_message(name: str, example: str) -> str:
     """Return the note about a column of words."""
-    return f"column {name} holds words, as '{example}': it is not a metric (write numbers, as 0.8)"
+    return f"column {name} holds words, e.g. '{example}': it is not a metric (write numbers, e.g. 0.8)"
 
 
 def damage_message(rows: int, file: str = run_folder.STATS) -> str:

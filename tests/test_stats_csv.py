@@ -106,7 +106,7 @@ def test_file_without_epochs_is_named_by_status_and_big_df(batch: str, header: s
 
 
 WORDS = "epoch,train/loss,val/last/accuracy\n1,0.5,80%\n2,0.25,90%\n"
-SENTENCE = "column val/last/accuracy holds words, as '80%': it is not a metric (write numbers, as 0.8)"
+SENTENCE = "column val/last/accuracy holds words, e.g. '80%': it is not a metric (write numbers, e.g. 0.8)"
 
 
 def test_column_of_words_is_no_metric_in_any_reader(batch: str) -> None:
@@ -120,7 +120,7 @@ def test_column_of_words_is_no_metric_in_any_reader(batch: str) -> None:
                  lambda df, metric=None: plots.pareto(df, "train/loss", metric),
                  tables.best_runs, tables.ranking):
         draw(df)  # by train/loss
-        with pytest.raises(ResultsError, match="holds words, as '80%'"):
+        with pytest.raises(ResultsError, match="holds words, e.g. '80%'"):
             draw(df, "val/last/accuracy")
     assert SENTENCE in text_of(write_report(batch))
     assert "80%" not in str(tables.runs_table(df))
@@ -132,7 +132,7 @@ def test_column_of_words_is_no_metric_in_any_reader(batch: str) -> None:
 
 def test_only_column_of_words_is_a_sentence_in_the_report(batch: str) -> None:
     make_run(batch, 0, SPEC, stats="epoch,val/last/accuracy\n1,80%\n")
-    with pytest.raises(ResultsError, match="holds words, as '80%'"):
+    with pytest.raises(ResultsError, match="holds words, e.g. '80%'"):
         tables.best_runs(read_experiments(batch))
     assert SENTENCE in text_of(write_report(batch))
 

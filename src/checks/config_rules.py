@@ -17,6 +17,7 @@ from src.checks.registered_names import (
     SOFT_LABEL_LOSSES,
     STREAMED_KINDS,
     implied_targets,
+    is_user_code,
     parse_tiny,
     task_of,
 )
@@ -99,7 +100,7 @@ def _check_optimization(get: Callable[[str], Any]) -> None:
     kwargs, decay, task, freeze = get("optim_kwargs"), get("layer_decay"), get("task"), get("freeze")
     if kwargs and not get("optim_alg").startswith("timm/"):
         raise ConfigError(f"optim_alg {get('optim_alg')} accepts no optim_kwargs", where="optim_kwargs", allowed="null",
-                          hint="they are for optimizers of timm, as timm/lion")
+                          hint="they are for optimizers of timm, e.g. timm/lion")
     if task and (clips := [name for name in ("clip_grad_norm", "clip_grad_value") if get(name) is not None]):
         raise ConfigError("a user-defined task clips its own gradients", where=clips[0], allowed="null",
                           hint="call torch.nn.utils.clip_grad_norm_ in the task")
@@ -133,10 +134,10 @@ def _check_evaluated(models: list[str] | None, averaging: str | None, metrics: l
         raise ConfigError("a user-defined task measures its own metrics", where="metrics", hint="remove metrics")
     if builtin and task_of(loss, targets) == "regression":
         raise ConfigError(f"{', '.join(builtin)} need classes, and loss {loss} is for regression", where="metrics",
-                          allowed="your own metrics, as my_module:my_metric")
+                          allowed="your own metrics, e.g. my_module:my_metric")
     if models and "av" in models and averaging is None:
         raise ConfigError("there are no averaged weights to evaluate", where="eval_models",
-                          hint="set averaging, as poly_8")
+                          hint="set averaging, e.g. poly_8")
 
 
 def _check_images(spec: Mapping[str, Any], dataset: str) -> None:
@@ -157,15 +158,13 @@ def _check_images(spec: Mapping[str, Any], dataset: str) -> None:
     if spec.get("crop_padding") is not None and spec.get("scale"):
         raise ConfigError("crop_padding and scale both crop", where="crop_padding", hint="set one of them")
     if spec.get("ratio") and not spec.get("scale"):
-        raise ConfigError("ratio needs scale", where="ratio", hint="set scale too, as [0.08, 1.0]")
+        raise ConfigError("ratio needs scale", where="ratio", hint="set scale too, e.g. [0.08, 1.0]")
     if max(spec.get("scale") or [1]) > 1:
         raise ConfigError(f"{spec['scale']} is more than the whole image", where="scale", allowed="fractions up to 1.0")
 
 
 def _check_texts(spec: Mapping[str, Any], dataset: str, model: str, loss: str) -> None:
     """Check that data set, model, tokenizer and targets agree where one of them is for texts."""
-    from src.checks.user_code import is_user_code
-
     task, targets = spec.get("task"), spec.get("targets")
     has_texts, reads_texts = dataset.startswith("hf/"), model.startswith("hf/")
     if has_texts and not (reads_texts or is_user_code(model) or task):
@@ -175,7 +174,7 @@ def _check_texts(spec: Mapping[str, Any], dataset: str, model: str, loss: str) -
                           allowed="hf/NAME, or your own")
     if has_texts and not reads_texts and spec.get("tokenizer") is None:
         raise ConfigError(f"texts need a tokenizer, and {model} has none", where="tokenizer",
-                          allowed="a name of the hub, as bert-base-uncased, or a folder, as ./tokenizer")
+                          allowed="a name of the hub, e.g. bert-base-uncased, or a folder, e.g. ./tokenizer")
     if targets != "next_token":
         return
     if not (has_texts or is_user_code(dataset)) or not (reads_texts or is_user_code(model) or task):
@@ -193,8 +192,6 @@ def _check_texts(spec: Mapping[str, Any], dataset: str, model: str, loss: str) -
 
 def check_model_options(spec: Mapping[str, Any], model: str) -> None:
     """Raise ConfigError unless the model has the pretrained weights, options and head that `spec` requests."""
-    from src.checks.user_code import is_user_code
-
     if spec.get("model_kwargs"):
         from src.checks.family_rules import check_model_kwargs
 
@@ -207,7 +204,7 @@ def check_model_options(spec: Mapping[str, Any], model: str) -> None:
     if spec.get("model_head_init") == "zero_shot":
         if family != "clip":
             raise ConfigError(f"{model} cannot be initialized from class names", where="model_head_init",
-                              allowed="null, zero or rand", hint="zero_shot is for clip/NAME, as clip/ViT-B-32@openai")
+                              allowed="null, zero or rand", hint="zero_shot is for clip/NAME: clip/ViT-B-32@openai")
         if (task := task_of(spec.get("loss", "log"), spec.get("targets"))) != "classification" or spec.get("task"):
             raise ConfigError(f"zero_shot needs classification, and this is {spec.get('task') or task}",
                               where="model_head_init", hint="try loss: log")
@@ -245,11 +242,11 @@ def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length
                   further: dict[str, str] | None = None) -> None:
     if "train" not in splits and train_length > 0:
         raise ConfigError("train is missing", where="data_splits_map",
-                          allowed="splits with train among them, as {train: 'train[:90%]', val: 'train[90%:]'}",
+                          allowed="splits with train among them, e.g. {train: 'train[:90%]', val: 'train[90%:]'}",
                           hint="add one, or set train_length: 0 to evaluate only")
     if not at_end and not further and splits.keys() <= {"train"} and train_length == 0:
         raise ConfigError("there is no split to evaluate", where="data_splits_map", hint=(
-            "add a split beside train, as {train: train, test: test}, or set eval_at_end: [train]"))
+            "add a split beside train, e.g. {train: train, test: test}, or set eval_at_end: [train]"))
     for name, text in splits.items():
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ConfigError(f"invalid split name {name!r}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from src.checks.registered_names import parse_eval_dataset, task_of
+from src.checks.registered_names import is_user_code, parse_eval_dataset, task_of
 from src.checks.splits import parse_split
 from src.errors import ConfigError, did_you_mean
 
@@ -19,7 +19,7 @@ FROM_WEIGHTS = frozenset(("pretrained", "weights", "checkpoint_path"))
 
 def kind_of(dataset: str) -> str | None:
     """Return features, images or texts; None for user code."""
-    return None if ":" in dataset.partition("/")[0] else KINDS.get(dataset.partition("/")[0])
+    return None if is_user_code(dataset) else KINDS.get(dataset.partition("/")[0])
 
 
 def check(get: Callable[[str], Any]) -> None:
@@ -65,7 +65,7 @@ def _check_libsvm(dataset: str, text: str, where: str) -> None:
     name = dataset.removeprefix("libsvm/")
     if "/" in name or name.startswith("."):
         raise ConfigError(f"'{dataset}' is not the name of a LIBSVM data set", where="dataset",
-                          allowed="the name of a file, as libsvm/a9a")
+                          allowed="the name of a file, e.g. libsvm/a9a")
     for part in parse_split(text):
         if part.source not in LIBSVM_SPLITS:
             raise ConfigError(f"{dataset} has no split '{part.source}'", where=where, allowed=LIBSVM_SPLITS,

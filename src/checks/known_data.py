@@ -24,7 +24,6 @@ SKLEARN = {"digits": Known(1797, (1, 8, 8), 10), "breast_cancer": Known(569, (30
            "iris": Known(150, (4,), 3), "diabetes": Known(442, (10,), None), "synthetic": Known(10_000, (20,), 10)}
 # the smallest images of tiny/ models, in pixels a side
 LEAST_SIDES = {"lenet": 4, "resnet": 8, "wrn": 8, "vgg": 32}
-_IMAGENET_DEPTHS = (18, 34, 50, 101, 152)  # of ResNets with four stages, the last of which has an eighth of the sides
 
 
 def check(get: Callable[[str], Any]) -> None:
@@ -64,11 +63,11 @@ def check_splits(dataset: str, names: list[str]) -> None:
         if name != "train":
             raise DataError(f"{dataset} has no split '{name}'", where="data_splits_map",
                             allowed="train, which contains all samples",
-                            hint="cut it, as {train: 'train[:80%]', test: 'train[80%:]'}")
+                            hint="cut it, e.g. {train: 'train[:80%]', test: 'train[80%:]'}")
 
 
 def _size(dataset: str, text: str, known: Known, where: str) -> int:
-    """The number of samples of a split expression."""
+    """Return the number of samples of a split expression."""
     try:
         parts = parse_split(text)
         check_splits(dataset, [part.source for part in parts])
@@ -140,9 +139,9 @@ def smallest_micro_batch(samples: int, batch_size: int, micro_batch_size: int, w
 
 
 def _check_last_batch(get: Callable[[str], Any], shape: tuple[int, ...], samples: int) -> None:
-    """Raise ConfigError if a step has one sample, in a ResNet whose last stage has one pixel."""
+    """Raise ConfigError if a step has one sample, in a ResNet whose last of four stages has one pixel."""
     kind, sides = parse_tiny(get("model")) or ("", ()), shape[1:]
-    if kind[0] != "resnet" or kind[1][0] not in _IMAGENET_DEPTHS or max(sides) > 8 or not samples:
+    if kind[0] != "resnet" or kind[1][0] not in registered_names.IMAGENET_DEPTHS or max(sides) > 8 or not samples:
         return
     if not get("train_length") or get("overfit_batches") is not None:
         return

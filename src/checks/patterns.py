@@ -1,4 +1,4 @@
-"""Regular expressions that somebody else may have written: whether one matches, if a bound of its steps is small"""
+"""Match regular expressions from files of other users: one that could take very long is refused, or matches nothing."""
 from __future__ import annotations
 
 import functools
@@ -17,14 +17,14 @@ _REFERENCE = re.compile(r"\\[1-9]|\(\?(?!:|<?[=!]|P<|[ims]+\))")
 
 
 def check(pattern: str) -> None:
-    """Raise ConfigError if a text is no regular expression, or may take very long to match the name of a column."""
+    """Raise ConfigError if a text is not a regular expression, or may take very long to match the name of a column."""
     if _steps(pattern, _NAME_LENGTH) > _MAX_STEPS:
         raise ConfigError(f"{pattern[:200]!r} could take very long to match",
                           hint="do not repeat a group, as (…)+, and write .* at most four times")
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ConfigError(f"{pattern!r} is no regular expression: {error}", hint="try 'val/.*/accuracy'") from None
+        raise ConfigError(f"{pattern!r} is not a regular expression: {error}", hint="try 'val/.*/accuracy'") from None
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -44,7 +44,8 @@ HEAD_INITS = ("zero", "rand", "zero_shot")
 # the seven prompts that CLIP's authors selected on ImageNet (github.com/openai/CLIP, notebooks)
 TEMPLATES = ("itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
              "a {} in a video game.", "art of the {}.", "a photo of the small {}.")
-RESNET_DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)  # the ImageNet family, then the 6n+2 CIFAR family
+IMAGENET_DEPTHS = (18, 34, 50, 101, 152)  # of ResNets with four stages
+RESNET_DEPTHS = (*IMAGENET_DEPTHS, 20, 32, 44, 56, 110)  # and with three: the CIFAR family, 6n+2
 VGG_DEPTHS = (11, 13, 16, 19)
 MODEL_OPTIONS = {"resnet": ("width",), "vgg": ("width",)}  # keys of model_kwargs for tiny/ models
 SHALLOW_MODELS = ("linear", "linear/no_bias", "tiny/lenet")  # too few layers for gradient checkpointing
@@ -175,7 +176,7 @@ def parse_interval(text: str | None) -> Interval | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(min|epoch|step)s?", text)
     if not match or not float(match[1]) or match[2] == "step" and not float(match[1]).is_integer():
-        raise ConfigError(f"'{text}' is not an interval", allowed="as 10min, 1epoch, 0.5epochs, 500steps, or null")
+        raise ConfigError(f"'{text}' is not an interval", allowed="e.g. 10min, 1epoch, 0.5epochs, 500steps, or null")
     return Interval(float(match[1]), match[2])
 
 
@@ -223,8 +224,13 @@ def check_optimizer(name: str) -> None:
     if name in OPTIMIZERS or name.startswith("timm/") and name[5:].removeprefix("lookahead_") in TIMM_OPTIMIZERS:
         return
     known = (*OPTIMIZERS, *(f"timm/{timm_name}" for timm_name in sorted(TIMM_OPTIMIZERS)))
-    raise ConfigError(f"unknown optimizer '{name}'", allowed=(*OPTIMIZERS, "timm/NAME, as timm/lion"),
+    raise ConfigError(f"unknown optimizer '{name}'", allowed=(*OPTIMIZERS, "timm/NAME, e.g. timm/lion"),
                       hint=did_you_mean(name, known))
+
+
+def is_user_code(name: str) -> bool:
+    """Return whether `name` has the form module:name; in other names with a colon a slash is first: timm/hf-hub:…"""
+    return ":" in name.partition("/")[0]
 
 
 def check_user_code(name: str | None) -> None:
@@ -278,19 +284,19 @@ def check_range(value: list[float] | None) -> None:
     """Raise ConfigError unless `value` is null or a range of positive numbers."""
     if value is not None and not (len(value) == 2 and 0 < value[0] <= value[1] < float("inf")):
         raise ConfigError(f"{value!r} is not a range",
-                          allowed="two positive numbers, the smaller first, as [0.08, 1.0]")
+                          allowed="two positive numbers, the smaller first, e.g. [0.08, 1.0]")
 
 
 def check_probability(value: float) -> None:
     """Raise ConfigError unless `value` is between 0 and 1."""
     if not 0 <= value <= 1:
-        raise ConfigError(f"{value!r} is not a probability", allowed="0 to 1, as 0.5")
+        raise ConfigError(f"{value!r} is not a probability", allowed="0 to 1, e.g. 0.5")
 
 
 def check_crop_pct(value: float | None) -> None:
     """Raise ConfigError unless `value` is null or a fraction of an image's side."""
     if value is not None and not 0 < value <= 1:
-        raise ConfigError(f"{value!r} is not a fraction of an image's side", allowed="more than 0, up to 1, as 0.875")
+        raise ConfigError(f"{value!r} is not a fraction of an image's side", allowed="more than 0, up to 1, e.g. 0.875")
 
 
 def check_auto_augment(text: str | None) -> None:
@@ -311,18 +317,18 @@ def check_templates(templates: list[str]) -> None:
 def check_alpha(value: float) -> None:
     """Raise ConfigError unless Beta(value, value) is a distribution, or `value` is 0."""
     if not 0 <= value < float("inf"):
-        raise ConfigError(f"{value!r} is not an alpha of a Beta distribution", allowed="0 (off) or more, as 0.2")
+        raise ConfigError(f"{value!r} is not an alpha of a Beta distribution", allowed="0 (off) or more, e.g. 0.2")
 
 
 def check_smoothing(value: float) -> None:
     """Raise ConfigError unless 0 <= value < 1."""
     if not 0 <= value < 1:
-        raise ConfigError(f"{value!r} is not a label smoothing", allowed="0 to less than 1, as 0.1")
+        raise ConfigError(f"{value!r} is not a label smoothing", allowed="0 to less than 1, e.g. 0.1")
 
 
 def check_dataset(name: str) -> None:
     """Raise ConfigError unless `name` is a data set of a known family, or user code."""
-    if ":" in name.partition("/")[0]:
+    if is_user_code(name):
         check_user_code(name)
         return
     family, _, rest = name.partition("/")
@@ -345,7 +351,7 @@ def check_model(name: str) -> None:
     """
     if name in ("linear", "linear/no_bias", "tiny/lenet") or re.match(r"(timm|torchvision|clip)/.", name):
         return
-    if ":" in name.partition("/")[0]:
+    if is_user_code(name):
         check_user_code(name)
         return
     if name.startswith("hf/") and (is_path(name[3:]) or HUB_MODEL.fullmatch(name[3:])):

@@ -15,20 +15,16 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from src.checks.registered_names import is_user_code
 from src.errors import BatchError, ConfigError, did_you_mean
 from src.io import ownership, user_settings
 
-NAME_FORM = "module:name, as my_module:make, where my_module.py is in the project's folder"
+NAME_FORM = "module:name, e.g. my_module:make, where my_module.py is in the project's folder"
 _NAMING_CODE = ("model", "dataset", "loss", "task", "metrics", "eval_datasets")  # fields of Config with such names
 _NOT_SOURCES = frozenset(("data", "results", "site-packages", "dist-packages"))  # folders in a project
 _PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _IDENTIFIER = r"[A-Za-z_]\w*"
 _NAME = re.compile(rf"({_IDENTIFIER}(?:\.{_IDENTIFIER})*):({_IDENTIFIER})")
-
-
-def is_user_code(name: str) -> bool:
-    """Return whether `name` has the form module:name; names of families have a slash first, as timm/hf-hub:…"""
-    return ":" in name and "/" not in name.partition(":")[0]
 
 
 def check(name: str) -> None:

@@ -178,7 +178,7 @@ class _Submitted:
         return self._by_id
 
     def _own_files(self) -> list[str]:
-        """Return the files of the modules that the job spec names, as my_module:make."""
+        """Return the files of the modules that the job spec names, e.g. my_module:make."""
         try:
             text = files.read_text(os.path.join(self._batch, run_folder.JOB_SPEC), yaml_io.MAX_FILE) or ""
         except OSError:  # a pipe, or larger than a job spec can be

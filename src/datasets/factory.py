@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from src.checks import user_code
-from src.checks.registered_names import CLASS_LIST, IMAGE_FAMILIES, parse_eval_dataset, task_of
+from src.checks.registered_names import CLASS_LIST, IMAGE_FAMILIES, is_user_code, parse_eval_dataset, task_of
 from src.checks.splits import Slice, overlaps, parse_split
 from src.config import Config
 from src.datasets import hf, images, libsvm, on_device, own_data, scikit
@@ -124,7 +123,7 @@ def _padded(x: torch.Tensor, features: int, text: str, train_dataset: str) -> to
 
 def _add_evaluations_to_finished(config: Config, data: Data) -> Data:
     """Return finished splits together with those of eval_datasets, in the classes of the model."""
-    if user_code.is_user_code(config.dataset) and (config.data_on_device or config.eval_datasets):
+    if is_user_code(config.dataset) and (config.data_on_device or config.eval_datasets):
         raise DataError(f"{config.dataset} returns finished splits, which cannot be changed",
                         where="data_on_device" if config.data_on_device else "eval_datasets", hint="leave it out")
     splits, columns = dict(data.splits), {}
@@ -169,7 +168,7 @@ def _columns_of(text: str, name: str, classes: int, outputs: int) -> tuple[int, 
         columns = tuple(int(number) for number in content.replace(",", " ").split())
     except (OSError, ValueError) as error:
         raise DataError(f"the class map of '{name}' cannot be read: {error}", where="eval_class_maps",
-                        allowed="numbers, as '3, 0, 7', or a file of them") from None
+                        allowed="numbers, e.g. '3, 0, 7', or a file of them") from None
     if len(columns) != classes or len(set(columns)) != classes or not all(0 <= index < outputs for index in columns):
         raise DataError(f"the class map of '{name}' has {len(columns)} entries", where="eval_class_maps",
                         allowed=f"{classes}, one for each class of it: different classes of training, from 0 to "
@@ -197,7 +196,7 @@ def warm_up(configs: Iterable[Config]) -> None:
         key = (config.dataset, config.data_dir, task_of(config.loss, config.targets), config.tokenizer,
                tuple(config.data_splits_map.values()), tuple((config.eval_datasets or {}).values()))
         # the parent of many runs must neither run user code nor load the libraries that timm reads with
-        if key not in seen and not user_code.is_user_code(config.dataset) and _reader(config) is not images:
+        if key not in seen and not is_user_code(config.dataset) and _reader(config) is not images:
             seen.add(key)
             with contextlib.suppress(UserError):
                 fetch(config._replace(data_download=False))
@@ -219,7 +218,7 @@ def data_folder(config: Config) -> Path:
 
 def _reader(config: Config) -> ModuleType:
     family = config.dataset.partition("/")[0]
-    if user_code.is_user_code(config.dataset):
+    if is_user_code(config.dataset):
         return own_data
     if family not in READERS:
         raise DataError(f"no reader for '{config.dataset}'", where="dataset",

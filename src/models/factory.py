@@ -3,14 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from src.checks import user_code
 from src.checks.config_rules import check_model_options
-from src.checks.registered_names import parse_tiny
+from src.checks.registered_names import is_user_code, parse_tiny
 from src.config import Config
 from src.errors import ConfigError
 from src.models import clip_models, hf_models, own_model, timm_models, torchvision_models
@@ -20,7 +19,7 @@ from src.models.resnet import ResNet
 from src.models.vgg import VGG
 from src.models.wide_resnet import WideResNet
 
-Head = nn.Linear | nn.Conv2d
+Head: TypeAlias = nn.Linear | nn.Conv2d
 FAMILIES: dict[str, ModuleType] = {"timm": timm_models, "torchvision": torchvision_models, "clip": clip_models,
                                    "hf": hf_models}  # families with weights to download
 
@@ -55,7 +54,7 @@ def fetch(config: Config) -> str:
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
            device: torch.device | None, weights: bool) -> nn.Module:
     with_weights = config if weights else config._replace(model_pretrained=False)
-    if user_code.is_user_code(config.model):
+    if is_user_code(config.model):
         return own_model.make(config, input_shape, output_dim)
     if config.model.startswith("timm/"):
         return timm_models.make(with_weights, input_shape, output_dim)

@@ -25,7 +25,7 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Mo
     default_size, is_fixed = _image_size(config)
     sized = {"img_size": tuple(size)} if is_fixed and default_size != input_shape[1:] else {}
     with taking_images(config.model, input_shape,
-                       "try a model for any size, as timm/resnet18" if is_fixed else "try larger images"):
+                       "try a model for any size, e.g. timm/resnet18" if is_fixed else "try larger images"):
         with options.as_config_error(config, lambda: _known_options(config)):
             model = create(config, num_classes=output_dim, in_chans=channels,
                            **{**sized, **options.from_config(config)})
@@ -69,7 +69,7 @@ def _import_timm(config: Config) -> ModuleType:
     except ImportError:
         raise ConfigError(f"{config.model} needs timm, which is not installed", hint="pip install timm") from None
     name = config.model.removeprefix("timm/")
-    if ":" not in name:  # a name with a colon is an address, as hf-hub:…
+    if ":" not in name:  # a name with a colon is an address, e.g. hf-hub:…
         _check_name(timm, name, config.model_pretrained)
     return timm
 

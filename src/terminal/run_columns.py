@@ -38,7 +38,7 @@ def columns(rows: Sequence[StatusRow], remarks: Sequence[str], names: RunNames, 
 
 
 class BestMetrics(NamedTuple):
-    """The metrics of best values. title: what they share, as `val/*/accuracy`; labels: the rest, by metric."""
+    """The metrics of best values. title: what they share, e.g. `val/*/accuracy`; labels: the rest, by metric."""
 
     title: str
     labels: dict[str, str]

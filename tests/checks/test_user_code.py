@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from src.checks import user_code
+from src.checks.registered_names import is_user_code
 from src.errors import BatchError, ConfigError
 from src.io import ownership, user_settings
 from tests.conftest import trust_modules
@@ -23,8 +24,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_whose_name_it_is() -> None:
-    assert user_code.is_user_code("mine:make") and user_code.is_user_code("lab.mine:make")
-    assert not any(map(user_code.is_user_code, ("timm/hf-hub:me/net", "hf/csv:reviews", "linear", "libsvm/a9a")))
+    assert is_user_code("mine:make") and is_user_code("lab.mine:make")
+    assert not any(map(is_user_code, ("timm/hf-hub:me/net", "hf/csv:reviews", "linear", "libsvm/a9a")))
 
 
 def test_the_check_imports_nothing(folder: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.checks import user_code
+from src.checks import known_data, user_code
+from src.checks.registered_names import is_user_code
 from src.errors import ConfigError
 from src.training.steps.class_metrics import Auroc, CalibrationError
 from src.training.steps.meters import Meter
@@ -63,8 +64,10 @@ class ConfiguredMetrics:
         self._own: dict[str, MetricLike] = {name: make(device) for name, make in _OWN.items() if name in names}
 
     def update(self, output: Tensor, target: Tensor) -> None:
-        """Add a batch: output [n, k], targets [n]. All receive the outputs, whose order no rounding of a softmax
-        changes, except for pr_curve, whose thresholds are probabilities.
+        """Add a batch: output [n, k], targets [n].
+
+        Metrics receive the outputs themselves, since the rounding of a softmax could change their order. Only pr_curve,
+        whose thresholds are probabilities, receives the softmax.
         """
         if self._torch_metrics is not None:
             self._torch_metrics.update(output, target)
@@ -124,7 +127,7 @@ class MetricsMeter(Meter):
 
 def warm_up(names: Iterable[str]) -> None:
     """Import TorchMetrics, before a worker forks its runs, if a metric needs it. Errors are left to the runs."""
-    if not all(user_code.is_user_code(name) for name in names):
+    if not all(map(is_user_code, names)):
         with contextlib.suppress(ImportError):
             import torchmetrics.classification  # noqa: F401
 
@@ -172,11 +175,9 @@ def _make_collection(names: Sequence[str], n_classes: int, device: torch.device)
         elif name == "confusion_matrix":
             metrics[name] = tm.MulticlassConfusionMatrix(n_classes, **_OPTIONS)
         else:
-            k = int(name.removeprefix("top"))
-            if k > n_classes:
-                raise ConfigError(f"{name} needs {k} outputs, and the model has {n_classes}", where="metrics",
-                                  allowed=f"top1 to top{n_classes}")
-            metrics[name] = tm.MulticlassAccuracy(n_classes, top_k=k, average="micro", **_OPTIONS)
+            known_data.check_top_k(name, n_classes)
+            metrics[name] = tm.MulticlassAccuracy(n_classes, top_k=int(name.removeprefix("top")), average="micro",
+                                                  **_OPTIONS)
     shared = [key for key in metrics if key.removesuffix("/each") in per_class]
     groups = [shared] * bool(shared) + [[key] for key in metrics if key not in shared]
     return MetricCollection(metrics, compute_groups=groups).to(device)

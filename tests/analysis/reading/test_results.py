@@ -153,7 +153,7 @@ def test_string_in_a_column_of_numbers_is_an_empty_cell(batch: str) -> None:
     results = read_results(batch)
     assert results.long["val/last/accuracy"].dtype == np.float64
     assert [tuple(one) for one in results.skipped] == [
-        (torn, "column val/last/accuracy holds words, as '0.2.5': it is not a metric (write numbers, as 0.8)")]
+        (torn, "column val/last/accuracy holds words, e.g. '0.2.5': it is not a metric (write numbers, e.g. 0.8)")]
 
 
 @pytest.mark.parametrize("epoch", ["1.5", "inf", "-inf", "1e300", "nan"])

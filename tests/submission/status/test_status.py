@@ -172,7 +172,7 @@ def test_metric_of_the_job_spec_decides_the_best(tmp_path: Path) -> None:
     assert "no run has val_acc, the metric of the job spec: ranked by val/last/accuracy" in lines
     lines = table("note")  # text is not a value
     assert "0.9 val/last/accuracy" in lines[1]
-    assert any("column note holds words, as 'good': it is not a metric" in line for line in lines)
+    assert any("column note holds words, e.g. 'good': it is not a metric" in line for line in lines)
 
 
 @pytest.mark.parametrize(("state", "is_reported"), [("done", True), ("running", False), ("failed", False)])
