@@ -46,7 +46,7 @@ environment: $(ENVIRONMENT) ## install requirements.lock into .venv; the other t
 
 mlflow: .venv-mlflow/.installed ## install MLflow's server into .venv-mlflow, for its tests and `mlflow ui`
 
-lint: $(ENVIRONMENT) ## run ruff, mypy (on the layers without torch) and shellcheck
+lint: $(ENVIRONMENT) ## run ruff, mypy and shellcheck
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
 	@.venv/bin/shellcheck --external-sources *.sh tools/*.sh .ci/run tests/cluster/*.sh tests/cluster/sites/*.sh

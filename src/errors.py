@@ -93,10 +93,10 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", suffix: str 
     return f"did you mean '{prefix}{match}{suffix}'?" if match not in (None, name) else None
 
 
-def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
-    """Return the first `most` names in one text, and how many there are beyond: `a, b, c and 4 more`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return separator.join(names[:most]) + more
+def listed(names: Sequence[str], limit: int, separator: str = ", ") -> str:
+    """Return the first `limit` names in one text, and the number of the others: `a, b, c and 4 more`."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more
 
 
 def shell_command(*words: str) -> str:
@@ -121,6 +121,11 @@ def exception_line(error: BaseException) -> str:
     import traceback  # imported on demand: start-up time on a login node
 
     return one_line(traceback.format_exception_only(error)[-1].strip())[:2000]
+
+
+def summarize(error: BaseException, limit: int = 300) -> str:
+    """Return the message of an exception on one line, cut after `limit` characters; its class if there is none."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def discard_output() -> None:

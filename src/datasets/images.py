@@ -20,7 +20,7 @@ from src.datasets.image_folder import find_images, is_ignored
 from src.datasets.image_splits import UNREADABLE, IndexedSplit, StreamedSplit
 from src.datasets.on_device import kept
 from src.datasets.transforms import Transforms, transforms_of
-from src.errors import DataError, UserError
+from src.errors import DataError, UserError, summarize
 from src.io import download, files, machine
 
 _PACKAGES = {"torch": "torchvision", "tfds": "tensorflow-datasets tensorflow-cpu", "hfds": "datasets",
@@ -127,8 +127,8 @@ def _open(config: Config, folder: Path, split: str) -> ImageSource:
     except UserError:
         raise
     except Exception as error:
-        message = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"{split_name} cannot be opened: {message}", where="dataset", hint=download.PREFETCH) from None
+        raise DataError(f"{split_name} cannot be opened: {summarize(error)}", where="dataset",
+                        hint=download.PREFETCH) from None
     return _streamed_source(split_name, dataset) if kind in STREAMED_KINDS else _indexed_source(split_name, dataset)
 
 
@@ -160,10 +160,9 @@ def _indexed_source(split_name: str, dataset: Any) -> ImageSource:
     """Return the source of a data set of torchvision, or of one of timm with a reader."""
     reader = getattr(dataset, "reader", None)
     if reader is None:
-        labels = getattr(dataset, "targets", None)
-        names = getattr(dataset, "classes", None) or [str(label) for label in sorted(set(map(int, labels)))]
-        return ImageSource(split_name, len(dataset), tuple(map(str, names)), _labels(dataset, labels),
-                      lambda index: dataset[index][0])
+        targets = _labels(dataset, getattr(dataset, "targets", None))
+        names = getattr(dataset, "classes", None) or np.unique(targets).tolist()
+        return ImageSource(split_name, len(dataset), tuple(map(str, names)), targets, lambda index: dataset[index][0])
     labels = list(reader.dataset[reader.label_key])  # Hugging Face: reads this column alone
     by_name: Mapping[str, int] = reader.class_to_idx or {str(label): label for label in sorted(set(labels))}
     classes = tuple(str(name) for name in sorted(by_name, key=lambda name: by_name[name]))
@@ -275,7 +274,7 @@ def _streamed_split(config: Config, parts: list[tuple[ImageSource, Slice]], clas
 def _bytes(name: str, images: list[Any], labels: Any, transforms: Transforms) -> Split:
     """Return all images as uint8 [n, c, h, w]. DataError if their sizes differ."""
     if len(sizes := {image.size for image in images}) > 1:
-        raise DataError(f"images of {name} have different sizes, as {' and '.join(map(str, sorted(sizes)[:2]))}",
+        raise DataError(f"images of {name} have different sizes, e.g. {' and '.join(map(str, sorted(sizes)[:2]))}",
                         where="data_on_device", hint="leave it out: they are then read and resized one by one")
     pixels = np.stack([np.asarray(image.convert(transforms.mode)) for image in images])
     x = torch.from_numpy(pixels.reshape(*pixels.shape[:3], -1)).permute(0, 3, 1, 2).contiguous()

@@ -31,7 +31,7 @@ class Transforms:
     evaluation: Callable[[Any], Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    erasing: Callable[[Any], Any] | None = None
+    erasing: Any = None
 
     def about(self) -> dict[str, Any]:
         """Return facts for config.yaml: the repr of each step."""

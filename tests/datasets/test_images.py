@@ -374,6 +374,17 @@ def test_torchvision_reads_mnist(shared_data: Path, tmp_path: Path) -> None:
     assert (x.shape, y.shape, y.dtype) == ((64, 1, 28, 28), (64,), torch.int64)
 
 
+def test_torchvision_data_set_without_a_list_of_its_classes(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    for number, kingdom in enumerate(("Animalia", "Plantae")):
+        for index in range(3):
+            path = tmp_path / "2021_train" / f"{number:05d}_{kingdom}_a_b_c_d_e_f" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image("red", index).save(path)
+    made = data(tmp_path, dataset="timm/torch/inaturalist", data_download=False, data_splits_map={"train": "train"})
+    assert (made.classes, len(made.splits["train"])) == (("0", "1"), 6)
+
+
 def test_missing_data_set_that_must_not_be_downloaded_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     with pytest.raises(DataError, match=r"split 'train' of timm/torch/mnist cannot be opened: .*not found.*prefetch"):
