@@ -13,6 +13,7 @@ import torch
 # [n, t] int64, the token after each of t tokens, or IGNORED.
 Batch = tuple[Any, torch.Tensor]
 IGNORED = -100  # marks a position without a next token
+BLOCK_BYTES = 1 << 20  # small batches are gathered together, in blocks of about this size
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,16 @@ class Source:
     targets: bool = False
     standardize: bool = False
     column_base: int | None = None
+
+
+def batches_per_block(bytes_per_batch: int) -> int:
+    """Return how many batches to gather at once. They are views of one block, which stays in cache."""
+    return max(1, BLOCK_BYTES // bytes_per_batch)
+
+
+def select(x: Any, rows: torch.Tensor | slice) -> Any:
+    """Return some rows of a batch's x, a dense tensor or a mapping of such tensors. With a slice they are views."""
+    return {name: values[rows] for name, values in x.items()} if isinstance(x, Mapping) else x[rows]
 
 
 def take(x: torch.Tensor, indices: torch.Tensor | slice) -> torch.Tensor:

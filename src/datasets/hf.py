@@ -17,7 +17,7 @@ from src.checks.splits import overlaps, parse_split
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.texts import Texts, make_table, tokenized
-from src.errors import ConfigError, DataError, did_you_mean
+from src.errors import ConfigError, DataError, did_you_mean, summarize
 from src.pretrained import hub
 
 # usual column names, the most likely first
@@ -186,8 +186,7 @@ def _read(datasets: Any, paths: list[str]) -> Any:
         with tempfile.TemporaryDirectory() as cache:
             return reader(paths, cache_dir=cache, keep_in_memory=True, **options)
     except Exception as error:  # the parsers' exceptions have no common class
-        cause = error.__cause__ or error
-        raise DataError(f"cannot be read: {' '.join(str(cause).split())[:300]}", where=paths[0]) from error
+        raise DataError(f"cannot be read: {summarize(error.__cause__ or error)}", where=paths[0]) from error
 
 
 def _text_columns(config: Config, features: Mapping[str, Any]) -> tuple[str, ...]:
@@ -201,7 +200,7 @@ def _text_columns(config: Config, features: Mapping[str, Any]) -> tuple[str, ...
         "string", "large_string") and name != config.label_column and name not in _LABELS]
     if len(strings) != 1:
         raise DataError(f"cannot tell which column of {config.dataset} has the texts", where="text_column",
-                        allowed=features, hint="set it to one, or two for pairs, as 'premise,hypothesis'")
+                        allowed=features, hint="set it to one, or two for pairs, e.g. 'premise,hypothesis'")
     return (strings[0],)
 
 

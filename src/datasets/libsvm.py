@@ -21,7 +21,7 @@ import torch
 from src.checks.family_rules import LIBSVM_SPLITS
 from src.config import Config
 from src.datasets.data import Source
-from src.errors import DataError, did_you_mean
+from src.errors import DataError, did_you_mean, summarize
 from src.io import download, files, ownership
 
 # split -> ending of its file's name, at LIBSVM's site and in libsvmdata
@@ -113,7 +113,7 @@ def _locate(config: Config, folder: Path, split: str) -> tuple[Path, bool]:
     name = config.dataset.removeprefix("libsvm/")
     if "/" in name or name.startswith("."):
         raise DataError(f"'{config.dataset}' is not the name of a LIBSVM data set", where="dataset",
-                        allowed="the name of a file, as libsvm/a9a")
+                        allowed="the name of a file, e.g. libsvm/a9a")
     if split not in RAW_ENDINGS:
         raise DataError(f"{config.dataset} has no split '{split}'", where="data_splits_map", allowed=RAW_ENDINGS,
                         hint=did_you_mean(split, RAW_ENDINGS))
@@ -171,8 +171,7 @@ def _download(config: Config, folder: Path, name: str, split: str, dataset: Any)
             for path in sorted(Path(temporary).glob("*_[Xy].np[yz]"), key=lambda path: path.stem[-1], reverse=True):
                 path.replace(home / path.name)  # y before X, which _find looks for
     except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise _missing(config, folder, split, "and libsvmdata could not download it: "
-                       + " ".join(str(error).split())) from error
+        raise _missing(config, folder, split, f"and libsvmdata could not download it: {summarize(error)}") from error
     if not _find(folder, name, split):
         raise _missing(config, folder, split, "and libsvmdata downloaded no file of it")
 

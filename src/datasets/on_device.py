@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from src.config import Config
-from src.datasets.data import Batch, Data, Split
+from src.datasets.data import Batch, Data, Split, batches_per_block
 from src.datasets.resampling import ATTEMPTS, Span, parts, resampled, weights, whole, windows
 from src.errors import DataError
 from src.pretrained.image_models import is_pretrained, pretrained_images
-
-_BLOCK_BYTES = 1 << 20  # small batches are transformed together in blocks of this size, and are views of them
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class OnDevice:
             return
         draws = torch.rand(len(self.y), self.recipe.draws, generator=torch.Generator().manual_seed(seed))
         per_sample = 4 * self.images.shape[1] * self.recipe.size[0] * self.recipe.size[1]
-        block = batch_size * max(1, _BLOCK_BYTES // (batch_size * per_sample))
+        block = batch_size * batches_per_block(batch_size * per_sample)
         for rows in order.split(block):
             indices = rows.to(self.y.device)
             x = self.recipe.training(self.images.index_select(0, indices), draws[rows].to(self.y.device))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from src.checks import known_data
-from src.errors import ConfigError, UserError
+from src.errors import ConfigError, UserError, summarize
 
 
 def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
@@ -41,8 +41,8 @@ def taking_images(model: str, input_shape: tuple[int, ...], hint: str) -> Iterat
     except UserError:
         raise
     except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{model} cannot take images of {input_shape[1]} × {input_shape[2]}: "
-                          f"{' '.join(str(error).split())[:200]}", where="model", hint=hint) from None
+        raise ConfigError(f"{model} cannot take images of {input_shape[1]} × {input_shape[2]}: {summarize(error)}",
+                          where="model", hint=hint) from None
 
 
 def try_once(model: nn.Module, input_shape: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from src.checks import family_rules
 from src.config import Config
-from src.errors import ConfigError, UserError, did_you_mean
+from src.errors import ConfigError, UserError, did_you_mean, summarize
 
 
 def from_config(config: Config) -> dict[str, Any]:
@@ -47,5 +47,4 @@ def as_config_error(config: Config, allowed: Callable[[], Iterable[str]]) -> Ite
         if "unexpected keyword" in str(error):
             with suppress(RuntimeError):  # raised by a model that cannot be created without weights
                 check(config, allowed())
-        raise ConfigError(f"{config.model} cannot be created: {' '.join(str(error).split())[:200]}",
-                          where="model_kwargs") from error
+        raise ConfigError(f"{config.model} cannot be created: {summarize(error)}", where="model_kwargs") from error

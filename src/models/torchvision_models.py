@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from src.config import Config
-from src.errors import ConfigError, DataError, did_you_mean
+from src.errors import ConfigError, DataError, did_you_mean, summarize
 from src.io import download
 from src.models import options
 from src.models.layers import image_size, take_channels, taking_images, try_once
@@ -110,8 +110,7 @@ def _pretrained(config: Config, builder: Callable[..., nn.Module], weights: Any,
         with _weights_only():
             model = builder(weights=weights, progress=False, **options.from_config(config))
     except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
-        raise DataError(f"the pretrained {config.model} cannot be read: {' '.join(str(error).split())[:200]}",
-                        where=path, hint=(
+        raise DataError(f"the pretrained {config.model} cannot be read: {summarize(error)}", where=path, hint=(
             "they are for the model without model_kwargs" if config.model_kwargs else
             "remove the file, and download it again")) from None
     if getattr(model, "aux_logits", False):  # torchvision's inception_v3 requires them to load its weights

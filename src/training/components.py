@@ -30,7 +30,7 @@ from src.training.steps.torchmetrics_adapter import ConfiguredMetrics, MetricsMe
 class TrainingComponents:
     """The parts of a training.
 
-    config: with all its seeds.
+    config: includes all seeds.
     optimizers: one, unless a user-defined task makes its own.
     average: of the model's weights; None without averaging.
     seeds_drawn: names of the seeds that are null in the spec.
@@ -66,11 +66,9 @@ class TrainingComponents:
 
     def make_evaluation_meter(self) -> Meter | MeanMeter:
         """Return a new meter that measures `metrics` of the config as well. ConfigError if one is not available."""
-        config = self.config
-        configured = ConfiguredMetrics(config.metrics, output_dim(config, self.data), self.device) if (
-            config.metrics) else None
-        if configured is None or self.task or self.data.task == "next_token":
+        if not self.config.metrics or self.task or self.data.task == "next_token":
             return self.make_meter()
+        configured = ConfiguredMetrics(self.config.metrics, output_dim(self.config, self.data), self.device)
         return MetricsMeter(self.data.task, self.device, configured)
 
 
@@ -78,9 +76,10 @@ def build(config: Config, folder: str | None, group: SingleProcess = SINGLE_PROC
           ) -> TrainingComponents:
     """Build what the config describes, for one of the processes of `group`.
 
-    folder: run folder, where an earlier attempt left its seeds; None without one. The model's random weights depend on
-    seed_model alone, since the generators are seeded after the data is ready.
-    data: that of the config, on its device, if another run has it already.
+    The model's random weights depend on seed_model alone, since the generators are seeded after the data is ready.
+
+    folder: run folder, where an earlier attempt left its seeds; None without one.
+    data: that of the config, on its device, if another run has read it already.
     """
     if threads := allotted_threads():
         torch.set_num_threads(threads)

@@ -35,7 +35,7 @@ class Elapsed:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What the steps of an epoch need.
+    """Trains the steps of an epoch.
 
     rate_factor: returns the factor on the initial learning rate of each parameter group at a step, counted from 0.
     max_allowed_loss: a larger mean loss ends the epoch.

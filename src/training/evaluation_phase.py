@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from src.config import Config
 from src.datasets.data import Data, Lazy, Split
 from src.training.components import TrainingComponents
 from src.training.epoch import evaluate
@@ -17,6 +16,7 @@ from src.training.output.log import Progress
 from src.training.output.recorder import Row, stats_columns
 from src.training.output.resume import ResumeSaver
 from src.training.parallel.data_shards import DataShard
+from src.training.setup.facts import evaluation_batch_size
 from src.training.setup.length import limit_batches
 from src.training.setup.seeds import derive_seed, preserve_generators
 from src.training.steps.batches import shuffled_batches
@@ -33,8 +33,9 @@ class EvaluationSchedule:
     """Which models are evaluated on which splits, and when.
 
     models: `last`, the model, and `av`, its average, or one of them.
-    splits: names of all that are evaluated; each_epoch, at_end: when. train is evaluated only at the end, and only if
-      eval_at_end has it.
+    each_epoch, at_end: names of the splits that are evaluated after each epoch, and after the last one. train is
+      evaluated only if eval_at_end contains it.
+    splits: names of both.
     evaluates_best: whether the splits at the end are also evaluated with the best checkpoint in `folder`, as `best`.
     """
 
@@ -69,14 +70,14 @@ class EvaluationSchedule:
 class EvaluationPhase:
     """Evaluates the model and its average.
 
-    data: its splits may be smaller than those of the components. shard: this process's part of evaluation batches.
+    data: its splits may be subsets of those in `components`. shard: this process's part of evaluation batches.
     measure: context manager that adds time to a part of the profile.
     """
 
-    def __init__(self, components: TrainingComponents, data: Data, plan: EvaluationSchedule,
-                 forwards: Mapping[str, Forward], steps: Steps, shard: DataShard | None, saver: ResumeSaver,
-                 measure: Callable[[str], AbstractContextManager[None]]) -> None:
-        self._components, self._data, self._plan, self._forwards = components, data, plan, forwards
+    def __init__(self, components: TrainingComponents, data: Data, forwards: Mapping[str, Forward], steps: Steps,
+                 shard: DataShard | None, saver: ResumeSaver, measure: Callable[[str], AbstractContextManager[None]]
+                 ) -> None:
+        self._components, self._data, self._forwards = components, data, forwards
         self._steps, self._shard, self._saver, self._measure = steps, shard, saver, measure
         self._logged_absent: set[str] = set()
 
@@ -125,11 +126,6 @@ class EvaluationPhase:
             return forward
         index = torch.tensor(outputs, device=self._components.device)
         return lambda x: forward(x).index_select(1, index)
-
-
-def evaluation_batch_size(config: Config) -> int:
-    """Return the number of samples in an evaluation batch."""
-    return config.eval_batch_size or config.batch_size
 
 
 def averaged_model(components: TrainingComponents, train_split: Split | Lazy | None, forward: Forward | None

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import nn
 
@@ -21,7 +21,7 @@ from src.tracking.tracker import EpochView
 from src.tracking.trackers import Trackers
 from src.training import saved_model
 from src.training.components import TrainingComponents
-from src.training.evaluation_phase import EvaluationPhase, EvaluationSchedule, averaged_model, evaluation_batch_size
+from src.training.evaluation_phase import EvaluationPhase, EvaluationSchedule, averaged_model
 from src.training.output import checkpoint, resume
 from src.training.output.log import epoch_line, header_lines, open_log, progress
 from src.training.output.recorder import Recorder, Row
@@ -62,9 +62,9 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
     check = check if components.group.is_first else lambda: None
     experiment, warnings = start_experiment(components, folder, check)
     experiment.saver.on_saved = on_saved
-    if pause_after is not None and experiment.epochs[0] > pause_after:
+    if experiment.has_passed(pause_after):
         experiment.close()
-        raise resume.Paused  # the start before saved the state, but was killed before it recorded that
+        raise resume.Paused
     with (matmul_precision(config.precision),
           open_outputs(experiment, folder, check, shows_progress) as outputs,
           experiment.profile or contextlib.nullcontext(), contextlib.closing(experiment),
@@ -181,10 +181,10 @@ class Experiment:
         if components.task is None and group.size == 1:
             single_samples.check(components.model, components.freeze, config, length, components.data.input_shape,
                                  device)
-        self._plan = plan = EvaluationSchedule(components, folder)
-        evaluated = with_evaluation_subsets(config, self._data, plan.splits)
-        self.columns = [*plan.columns(), *system.columns(config, device.type == "cuda")]
-        self._stopping = StoppingRule(config, plan.epoch_columns(), plan.loss_columns(), length.epochs,
+        self._schedule = schedule = EvaluationSchedule(components, folder)
+        evaluated = with_evaluation_subsets(config, self._data, schedule.splits)
+        self.columns = [*schedule.columns(), *system.columns(config, device.type == "cuda")]
+        self._stopping = StoppingRule(config, schedule.epoch_columns(), schedule.loss_columns(), length.epochs,
                                       metrics.read_for_run(folder) if folder else None)
         self._best_state = self._stopping.state()  # before the epoch in progress
         self.facts = facts.gather(config, self._data, components.model, length, device, components.seeds_drawn)
@@ -198,10 +198,10 @@ class Experiment:
         self._forwards = {"last": make_forward(config, components.model, device)}
         if components.average:
             self._forwards["av"] = make_forward(config, components.average.module(), device)
-        shard = components.shard and components.shard.with_whole_batches(evaluation_batch_size(config))
+        shard = components.shard and components.shard.with_whole_batches(facts.evaluation_batch_size(config))
         self.training = TrainingPhase(components, train_split, length, self._forwards["last"], shard, self.saver,
                                        self.profile)
-        self._evaluation = EvaluationPhase(components, evaluated, plan, self._forwards, self.training.steps, shard,
+        self._evaluation = EvaluationPhase(components, evaluated, self._forwards, self.training.steps, shard,
                                            self.saver, self.measure)
         self._batch_norm_split = train_split if length.epochs else None
         self._folder = folder
@@ -219,10 +219,9 @@ class Experiment:
 
     def log_header(self, log: Logger) -> None:
         """Log the facts and the model's size, and warn if a test split chooses the best epoch, or splits overlap."""
-        for line in header_lines(self._components.config.to_dict(), self.facts):
+        for line in header_lines(self.config.to_dict(), self.facts):
             log.info(line)
-        for line in summary.lines(self._components.model, self._components.optimizers,
-                                  self._components.average is not None):
+        for line in summary.lines(self.model, self._components.optimizers, self._components.average is not None):
             log.info(line)
         for warning in code_state.warnings(self.facts):
             log.warning(warning)
@@ -232,7 +231,11 @@ class Experiment:
                             names.replace(", ", " and "), samples)
         if self._stopping.uses_test_split:
             log.warning("best_checkpoint_metric {} is of a test split: its best value is an optimistic estimate",
-                        self._components.config.best_checkpoint_metric)
+                        self.config.best_checkpoint_metric)
+
+    def has_passed(self, epoch: int | None) -> bool:
+        """Return whether an earlier start saved the state after `epoch`, but was killed before recording the pause."""
+        return epoch is not None and self.epochs[0] > epoch
 
     def run_epoch(self, number: int, log: Logger) -> Row:
         """Train and evaluate an epoch, and decide whether it is the last. Return its row."""
@@ -253,16 +256,16 @@ class Experiment:
         """
         row: Row = {**dict.fromkeys(self.columns), "epoch": number, "step": 0, **trained}
         self.averaged = averaged_model(self._components, self._batch_norm_split, self._forwards.get("av"))
-        models = {name: self._components.model if name == "last" else self.averaged for name in self._plan.models}
-        cells, self.arrays = self._evaluation.run(self._plan.each_epoch, models, log)
+        models = {name: self.model if name == "last" else self.averaged for name in self._schedule.models}
+        cells, self.arrays = self._evaluation.run(self._schedule.each_epoch, models, log)
         epoch_row = row | cells
         row = self._components.group.broadcast(lambda: epoch_row)  # all processes decide by the same numbers
         self.outcome = self._stopping.update(row)
-        self.judgement = self._stopping.judge(row, self._plan.models)
+        self.judgement = self._stopping.judge(row, self._schedule.models)
         if self.outcome:
-            if self._plan.evaluates_best:
+            if self._schedule.evaluates_best:
                 models["best"] = self._best_model()
-            cells, arrays = self._evaluation.run(self._plan.at_end, models, log)
+            cells, arrays = self._evaluation.run(self._schedule.at_end, models, log)
             row |= cells
             self.arrays |= arrays
         row["timestamp"] = time.time()
@@ -270,7 +273,7 @@ class Experiment:
 
     def checkpoint_names(self, epoch: int) -> Iterator[str]:
         """Yield the file names under which the model is saved after this epoch."""
-        config = self._components.config
+        config = self.config
         if config.save_freq and (epoch % config.save_freq == 0 or config.fast_dev_run):
             yield run_folder.checkpoint_name(epoch)
         if self._stopping.is_best and keeps_best_checkpoint(config):
@@ -292,7 +295,7 @@ class Experiment:
 
     def view(self) -> EpochView:
         """Return what trackers may read."""
-        return EpochView(self._components.model, self.arrays, self._sample_inputs)
+        return EpochView(self.model, self.arrays, self._sample_inputs)
 
     def open_step_log(self, folder: str | None, check: Callable[[], None],
                       show: Callable[[Sequence[StepRow]], None]) -> contextlib.AbstractContextManager[None]:
@@ -320,7 +323,7 @@ class Experiment:
         self.epochs = range(state["epoch"], self.epochs[-1] + 1)
         resume.restore_generators(state["generators"], components.device)
 
-    def pause(self, epoch: int) -> None:
+    def pause(self, epoch: int) -> NoReturn:
         """Save the state between `epoch` and the next one, and raise resume.Paused."""
         self._best_state = self._stopping.state()
         self.training.prepare(epoch + 1)
@@ -347,6 +350,6 @@ class Experiment:
 
     def _sample_inputs(self) -> Any:
         """Return the inputs of a few samples of the split that is evaluated first."""
-        split = self._data.splits[next(iter([*self._plan.each_epoch, *self._data.splits]))]
+        split = self._data.splits[next(iter([*self._schedule.each_epoch, *self._data.splits]))]
         with preserve_generators(self._components.device):
             return next(iter(ordered_batches(split, 16)))[0]

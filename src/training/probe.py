@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from src.config import Config
-from src.datasets.data import Batch, Lazy, Split
+from src.datasets.data import Batch, Lazy, Split, select
 from src.datasets.on_device import OnDevice
 from src.datasets.texts import Texts
 from src.errors import ConfigError
 from src.io import machine
 from src.training.components import TrainingComponents
 from src.training.experiment import Experiment
+from src.training.setup import summary
 from src.training.steps.batches import shuffled_batches
 
 # Estimated need of memory on a CPU: tensors saved for the backward pass, times 3 for their gradients and temporaries.
@@ -32,8 +33,7 @@ def report(configs: Iterable[Config], max_size: int, build: Callable[[Config], T
     """
     distinct = {(config.task, config.model, str(config.model_kwargs), config.dataset): config
                 for config in configs}.values()
-    largest = max(map(build, distinct), key=lambda components: sum(
-        weight.numel() for weight in components.model.parameters()))
+    largest = max(map(build, distinct), key=lambda components: summary.count_parameters(components.model))
     config, device, split = largest.config, largest.device, largest.data.splits.get("train")
     if split is None:
         raise ConfigError("a train split is required", where="data_splits_map")
@@ -123,7 +123,7 @@ def repeat_samples(batch: Batch, size: int) -> Batch:
     """Return a batch of `size` samples, which repeat those of `batch`."""
     x, y = batch
     rows = torch.arange(size, device=y.device) % len(y)
-    return {name: values[rows] for name, values in x.items()} if isinstance(x, Mapping) else x[rows], y[rows]
+    return select(x, rows), y[rows]
 
 
 def bytes_per_sample(step: Callable[[Batch], None], batch: Batch) -> float:

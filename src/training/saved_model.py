@@ -17,11 +17,12 @@ from src.checks import user_code
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.factory import make_data
-from src.errors import BatchError, ConfigError, one_line
+from src.errors import BatchError, ConfigError, summarize
 from src.io import records
 from src.metrics import read_for_run
 from src.models.factory import make_model
 from src.training.output import checkpoint
+from src.training.output.recorder import Row
 from src.training.steps.task import make_task
 from src.training.stopping import BestEpoch, Judgement
 
@@ -50,10 +51,11 @@ class SavedModel:
 def load_model(run: str, uri: str | None = None, trust: bool = False) -> SavedModel:
     """Return the best model of a run with its data.
 
+    The checkpoint is best_checkpoint.pt, otherwise the newest one. Its weights are those that were judged best, the
+    last or the averaged ones: see `find_judgement`.
+
     run: the folder of a run, which may be archived, or a registered model such as models:/food11@production in the
-    MLflow registry at `uri`. The checkpoint is best_checkpoint.pt, otherwise the newest one. Its weights are those that
-    were judged best, the last or the averaged ones, as the checkpoint records; of an older one that does not, see
-    `find_judgement`.
+    MLflow registry at `uri`.
     trust: execute user code of this project that a config of another user, or of the registry, names. BatchError if
     that is needed and False.
     """
@@ -66,13 +68,15 @@ def load_model(run: str, uri: str | None = None, trust: bool = False) -> SavedMo
         is_downloaded = is_registered and run.startswith(download_folder)
         config, facts = _read_config(run, trust, _REGISTRY if is_downloaded else None)
         data = make_data(config)
-        return SavedModel(*_build_model(run, config, facts, data))
+        model, judgement = _build_model(run, config, facts, data)
+        return SavedModel(model, data, judgement)
 
 
 class Predictor:
-    """A model behind the interface of MLflow's Python models. folder: holds its config.yaml and checkpoint.
+    """A model behind the interface of MLflow's Python models.
 
-    trust: as in load_model. MLflow copies the folder, so that its owner says nothing.
+    folder: contains config.yaml and a checkpoint. Who owns it proves nothing, since MLflow copies it.
+    trust: as in load_model.
     """
 
     def __init__(self, folder: str, trust: bool = False) -> None:
@@ -109,8 +113,8 @@ def _facts(spec: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _build_model(folder: str, config: Config, facts: dict[str, Any], data: Data | None
-                 ) -> tuple[nn.Module, Any, Judgement]:
-    """Return the model of a run with its saved weights. data: for a user-defined task, which makes the model."""
+                 ) -> tuple[nn.Module, Judgement]:
+    """Return the model of a run with its saved weights, and why these were chosen. data: for a user-defined task."""
     path = _checkpoint_path(folder)
     content = checkpoint.load(path)
     judgement = find_judgement(content, folder)
@@ -120,9 +124,8 @@ def _build_model(folder: str, config: Config, facts: dict[str, Any], data: Data 
             config, tuple(facts["input_shape"]), facts["output_dim"], weights=False)
         model.load_state_dict(best_weights(content, judgement))
     except (RuntimeError, TypeError, ValueError, LookupError, OverflowError, MemoryError, AttributeError) as error:
-        reason = one_line(str(error))[:300] or type(error).__name__
-        raise BatchError(f"its weights do not fit the model of its config: {reason}", where=path) from error
-    return model.eval(), data, judgement
+        raise BatchError(f"its weights do not fit the model of its config: {summarize(error)}", where=path) from error
+    return model.eval(), judgement
 
 
 def best_weights(content: Mapping[str, Any], judgement: Judgement) -> dict[str, torch.Tensor]:
@@ -146,10 +149,11 @@ def find_judgement(content: Mapping[str, Any], folder: str) -> Judgement:
     epoch, config = int(content["epoch"]), {**Config().to_dict(), **content["config"]}
     if content["averaged"] is None:
         return Judgement("last", epoch)
-    header, rows = _read_stats(folder)
-    row = next((row for row in rows if row["epoch"] == epoch), dict.fromkeys(header))
+    stats = stats_csv.read(folder)
+    cells = dict(zip(stats.epochs, stats.rows, strict=True)).get(epoch, [""] * len(stats.names))
+    row: Row = dict(zip(stats.names, map(stats_csv.to_number, cells), strict=True))
     try:
-        judgement = BestEpoch(str(config["best_checkpoint_metric"]), header, read_for_run(folder)).judge(row)
+        judgement = BestEpoch(str(config["best_checkpoint_metric"]), stats.names, read_for_run(folder)).judge(row)
     except ConfigError:  # no such column, or no direction
         judgement = None
     models = config["eval_models"]
@@ -159,15 +163,6 @@ def find_judgement(content: Mapping[str, Any], folder: str) -> Judgement:
     logger.warning("{}: the checkpoint does not record which weights were judged best; chosen {}: {}", folder, reason,
                    "averaged" if judgement.weights == "av" else "last")
     return judgement
-
-
-def _read_stats(folder: str) -> tuple[list[str], list[dict[str, float | None]]]:
-    """Return the columns and the complete rows of stats.csv; both empty without one."""
-    header, *lines = (run_files.read_text(folder, run_folder.STATS) or "").split("\n")[:-1] or [""]
-    names = header.split(",")
-    rows = [dict(zip(names, map(stats_csv.to_number, line.split(",")), strict=True)) for line in lines
-            if line.count(",") == header.count(",")]
-    return names, [row for row in rows if "epoch" in row]
 
 
 def _checkpoint_path(folder: str) -> str:

@@ -11,7 +11,7 @@ from src.config import Config
 from src.metrics import MAXIMIZE, MINIMIZE, Metric
 from src.training.output.recorder import Row
 
-# direction of states without a sign, which the version before this rule saved
+# metrics that were minimized by an earlier version, whose saved states do not contain the sign
 _EARLIER_MINIMIZED = re.compile(r"(?:^|_)(?:loss|error|err|perplexity|ppl|mae|mse|rmse)(?:$|_)")
 BestState = tuple[Any, ...]
 

@@ -21,7 +21,7 @@ from src.training.output.recorder import Row
 from src.training.output.resume import ResumeSaver, TrainingState, disabled_saver
 from src.training.output.step_log import StepLog
 from src.training.parallel.data_shards import DataShard
-from src.training.setup import facts
+from src.training.setup import facts, single_samples, summary
 from src.training.setup.length import Length
 from src.training.steps.batches import shuffled_batches
 from src.training.steps.clipping import GradientClipping
@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 class TrainingPhase:
     """Trains epoch after epoch, with a state from which a later start resumes.
 
-    split: what is trained on; None if the experiment only evaluates. saver: asked after each step whether to save.
-    length, rate_factor, clipping: of the training. meter, elapsed: of the epoch in progress.
+    split: the train split; None if the experiment only evaluates.
+    evaluation_shard: this process's part of evaluation batches.
+    saver: saves the state between steps when that is due.
+    length, rate_factor, clipping: of the training.
+    meter, elapsed: of the epoch in progress.
     """
 
     def __init__(self, components: TrainingComponents, split: Split | Lazy | None, length: Length, forward: Forward,
@@ -73,7 +76,7 @@ class TrainingPhase:
                 last_step, timing = self._trainer.train(self._batches, steps, self.meter, progress, self._saver,
                                                         self.elapsed)
         except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
+            if single_samples.TORCH_MESSAGE not in str(error):
                 raise
             raise single_sample_error(self.length.samples) from None
         if self._profile:
@@ -84,7 +87,16 @@ class TrainingPhase:
         """Begin epoch `number`, or go on with it after a resume. Return the steps that are left."""
         self._examples_before += self.meter.samples
         self._number, self.meter = number, self._components.make_meter()
-        return self._begin_epoch(number)
+        steps = self.length.epoch_steps(number)
+        if self._resume_point:
+            next_step, meter_state = self._resume_point
+            steps, self._resume_point = range(next_step, steps.stop), None
+            self.meter.restore(meter_state)
+        else:
+            self._reset()
+        if self._components.freeze:
+            self._components.freeze.apply(number)
+        return steps
 
     def finish(self, number: int, last_step: int, timing: Mapping[str, float], log: Logger) -> Row:
         """Return the step and the train/ columns of epoch `number`, after its last step.
@@ -93,7 +105,7 @@ class TrainingPhase:
         """
         cells = {**self.meter.means(), **timing, "seen_examples": self._examples_before + self.meter.samples,
                  "learning_rate": self._config.base_lr * self.rate_factor(last_step),
-                 "trainable_parameters": facts.count_trainable(self._components.model),
+                 "trainable_parameters": summary.count_parameters(self._components.model, only_trained=True),
                  **(self.clipping.mean_norm() if self.clipping else {})}
         row: Row = {"step": last_step + 1, **{f"train/{name}": value for name, value in cells.items()}}
         if number > 1 or not self._config.compile:  # with compile, most of the first epoch is compilation
@@ -150,24 +162,14 @@ class TrainingPhase:
     def prepare(self, number: int) -> None:
         """Move on to epoch `number`, so that a state saved now resumes with its first step."""
         self._examples_before += self.meter.samples
-        self._number, self.meter, self.elapsed = number, self._components.make_meter(), Elapsed()
+        self._number, self.meter = number, self._components.make_meter()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget the time and the gradient norms of the epoch before."""
+        self.elapsed = Elapsed()
         if self.clipping:
             self.clipping.reset()
-
-    def _begin_epoch(self, number: int) -> range:
-        """Reset what counts within an epoch, or restore it. Return the steps that are left."""
-        steps = self.length.epoch_steps(number)
-        if self._resume_point:
-            next_step, meter_state = self._resume_point
-            steps, self._resume_point = range(next_step, steps.stop), None
-            self.meter.restore(meter_state)
-        else:
-            self.elapsed = Elapsed()
-            if self.clipping:
-                self.clipping.reset()
-        if self._components.freeze:
-            self._components.freeze.apply(number)
-        return steps
 
     def _batches_from(self, step: int) -> Iterator[Batch]:
         """Yield batches without end, starting with that of optimizer step `step`."""

@@ -22,7 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
 from src.config import Config
-from src.datasets import on_device
+from src.datasets import data as samples
 from src.datasets.factory import make_data
 from src.datasets.on_device import OnDevice, Recipe
 from src.datasets.resampling import ATTEMPTS, parts, windows
@@ -186,11 +186,11 @@ def test_interrupted_pass_continues_at_its_position() -> None:
 def test_small_batches_are_made_in_blocks_and_are_the_same() -> None:
     split = _split(_images(30, 24, 24), scale=(0.2, 1.0), hflip=0.5, interpolation="random")
     one = list(split.batches(4, torch.arange(30), 0))
-    before, on_device._BLOCK_BYTES = on_device._BLOCK_BYTES, 1
+    before, samples.BLOCK_BYTES = samples.BLOCK_BYTES, 1
     try:
         other = list(split.batches(4, torch.arange(30), 0))
     finally:
-        on_device._BLOCK_BYTES = before
+        samples.BLOCK_BYTES = before
     assert [len(y) for _, y in one] == [4] * 7 + [2]
     for (x, y), (other_x, other_y) in zip(one, other, strict=True):
         assert torch.equal(y, other_y)

@@ -12,7 +12,7 @@ from torch import nn
 
 from src.archive import run_files
 from src.config import Config
-from src.errors import BatchError
+from src.errors import BatchError, summarize
 from src.io import files, records
 
 
@@ -52,8 +52,7 @@ def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:
         with run_files.open_binary(*os.path.split(path)) as file:
             content = torch.load(file, map_location=device, weights_only=True)
     except DAMAGE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise BatchError(f"not a checkpoint: {reason}", where=path) from error
+        raise BatchError(f"not a checkpoint: {summarize(error)}", where=path) from error
     if not isinstance(content, dict) or not content.keys() >= _FORMS.keys():
         raise BatchError("not a checkpoint: it lacks the model, its average, the epoch or the config", where=path)
     if wrong := [name for name, has_form in _FORMS.items() if not has_form(content[name])]:

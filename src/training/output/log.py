@@ -29,9 +29,10 @@ def open_log(folder: str | None, to_stdout: bool, silent: bool = False, shows_pr
              ) -> Iterator[Logger]:
     """Yield a logger that writes to training.log in the folder, and to stdout if `to_stdout` or without a folder.
 
-    shows_progress: without the log, stdout gets the records of `progress`, and warnings.
-    silent: it writes nothing. What other code logs by loguru during the run is in its log as well. Sinks of a host
-    program are left unchanged.
+    What other code logs through loguru during the run is written too. Sinks of a host program are left unchanged.
+
+    silent: write nothing.
+    shows_progress: if the log does not go to stdout, print the records of `progress` and warnings there.
     """
     run = next(_numbers)
     _exclude_runs_from_default_sink()
@@ -44,13 +45,15 @@ def open_log(folder: str | None, to_stdout: bool, silent: bool = False, shows_pr
 
     with contextlib.ExitStack() as stack:
         sinks: list[tuple[Any, str, Any]] = []
-        if folder and not silent:
+        if silent:
+            to_stdout = shows_progress = False
+        elif folder:
             descriptor = files.open_for_append(os.path.join(folder, run_folder.LOG))
             sinks.append((stack.enter_context(open(descriptor, "a", buffering=1, encoding="utf-8")), _FORMAT,
                           is_of_run))
-        if (to_stdout or not folder) and not silent:
+        if to_stdout or not (folder or silent):
             sinks.append((_print, _FORMAT, is_of_run))
-        elif shows_progress and not silent:
+        elif shows_progress:
             sinks.append((_print, "{message}", is_progress))
         ids = [logger.add(sink, format=line_format, level="INFO", colorize=False, filter=is_shown)
                for sink, line_format, is_shown in sinks]

@@ -80,7 +80,7 @@ class Recorder:
             lines = ",".join(self._columns), *self._earlier_rows(path)
             with files.atomic_writer(path) as file:
                 file.write("".join(f"{line}\n" for line in lines).encode())
-                self._check()  # this host has changed the folder: a network file system lists it anew
+                self._check()  # once this host has changed the folder, a network file system lists its current files
             first = os.path.basename(run_folder.arrays_name(self._next_epoch))
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), deletion.folder_descriptor(
                     os.path.join(self._folder, run_folder.ARRAYS)) as arrays:

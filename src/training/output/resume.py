@@ -29,8 +29,8 @@ TrainingState = dict[str, Any]  # tensors, numbers, strings, and lists, tuples a
 
 _MAGIC = b"gridiron training state 1 "  # start of the first line, which ends with the hash of all other lines
 _KINDS = {"config": dict, "versions": dict, "step": int, "meters": list, "generators": dict}  # of parts of each state
-# Fields that may change between two starts, since they do not affect the results. system_metrics has columns in
-# stats.csv, and the best epoch may be one whose model was not kept.
+# Fields that may change between two starts, since they do not affect the results. Not system_metrics, which has columns
+# in stats.csv, nor save_best_checkpoint: the best epoch so far may be one whose model was not saved.
 _MAY_CHANGE = OUTPUT_FIELDS - {"system_metrics", "save_best_checkpoint"} | {"num_workers", "data_dir", "data_download"}
 
 
@@ -256,7 +256,7 @@ def generator_states(device: torch.device) -> TrainingState:
     # NumPy's global generator, from which some libraries draw
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     state: TrainingState = {"cpu": torch.get_rng_state(), "python": random.getstate(),
-                    "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss]}
+                            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss]}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     elif device.type == "mps":

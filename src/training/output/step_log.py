@@ -16,12 +16,11 @@ from torch import Tensor
 from src import run_folder, stats_csv
 from src.io import files
 from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess
+from src.training.setup.facts import accumulation_dtype
 
 StepRow = dict[str, float]  # a row of steps.csv, without its empty cells
 _READ_INTERVAL = 2.0  # seconds between reads from the device, each of which waits for it
 _MAX_KEPT = 1000  # steps whose values are kept one by one
-
-
 _Number: TypeAlias = float | Tensor  # a scalar on the device, if it is a tensor
 
 
@@ -60,7 +59,7 @@ class StepLog:
         self.norms: list[Tensor] = []
         self.values: dict[str, list[Tensor | float]] = {}
         self._interval, self._base_lr, self._device, self._group = interval, base_lr, device, group
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self._dtype = accumulation_dtype(device)
         self._columns = [name for name in run_folder.STEP_COLUMNS if measures_norms or name != "grad_norm"]
         self._sums: dict[str, _Sum] = {}  # since the last row
         self._samples = 0

@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from src.datasets.data import Batch, Lazy, Split, take
+from src.datasets.data import Batch, Lazy, Split, select, take
 from src.training.parallel.distributed import SingleProcess
 from src.training.setup.seeds import derive_seed, seed_generators
 
@@ -16,7 +15,7 @@ Gather = Callable[[Split, int, Tensor], Iterator[Batch]]
 
 
 class DataShard:
-    """A process's part of each batch: consecutive samples of each micro-batch, in numbers that differ by one at most.
+    """A process's part of each batch: consecutive samples of each micro-batch. Sizes of parts differ by at most one.
 
     If there are fewer samples than processes, the last processes compute a placeholder row, which does not count.
 
@@ -35,7 +34,7 @@ class DataShard:
         return DataShard(self._group, batch_size, batch_size)
 
     def pass_batches(self, split: Split | Lazy, order: Tensor, done: int, number: int, seed: int, device: torch.device,
-               mixing: Callable[[Batch, int], Batch] | None, gather: Gather) -> Iterator[Batch]:
+                     mixing: Callable[[Batch, int], Batch] | None, gather: Gather) -> Iterator[Batch]:
         """Yield this process's part of each batch in pass `number`, in the given order [n].
 
         done: number of batches of the pass that come before `order`. The random numbers of layers depend on the seed,
@@ -50,7 +49,7 @@ class DataShard:
             seed_generators(derive_seed("noise", seed, number, index, self._group.rank), device)
             if mixing:
                 x, y = mixing(batch, derive_seed("mixing", seed, number, first))
-                batch = _rows(x, slice(0, len(y) // 2)), y[:len(y) // 2]
+                batch = select(x, slice(0, len(y) // 2)), y[:len(y) // 2]
             yield batch
 
     def ordered_batches(self, split: Split | Lazy) -> Iterator[Batch]:
@@ -93,7 +92,7 @@ class DataShard:
         """Select this process's rows of whole batches, which every process reads."""
         for x, y in batches:
             positions = self._positions(len(y), mirrored).to(y.device)
-            yield _rows(x, positions), y[positions]
+            yield select(x, positions), y[positions]
 
     def _rows_of_batches(self, order: Tensor, mirrored: bool) -> Tensor:
         """Return this process's samples of an order [n], batch after batch; all batches but the last have one size."""
@@ -133,7 +132,3 @@ class DataShard:
 
 def _split_sizes(samples: int, size: int) -> Iterator[int]:
     return (min(size, samples - start) for start in range(0, samples, size))
-
-
-def _rows(x: Any, rows: slice | Tensor) -> Any:
-    return {name: values[rows] for name, values in x.items()} if isinstance(x, Mapping) else x[rows]

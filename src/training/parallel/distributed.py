@@ -178,7 +178,7 @@ def join_processes(config: Config, info: ProcessInfo) -> Iterator[SingleProcess]
 
 
 def _device(config: Config, info: ProcessInfo) -> torch.device:
-    """Return this process's GPU, the only one that it sees or else that of its local rank; or the CPU for all."""
+    """Return this process's GPU: that of its local rank, or the only one that it sees. The CPU is shared by all."""
     device = choose_device(config.device)
     if device.type == "cpu":
         return device

@@ -1,6 +1,6 @@
 """How the processes of a start find each other: a store that all of them reach, and a wait that names the missing ones.
 
-All waiting is done in Python, so that signals end it at once: the wait of torch.distributed is deaf to them.
+All waiting is done in Python, so that signals end it at once: they do not interrupt a wait of torch.distributed.
 """
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Wait:
 
 
 def _hint() -> str:
-    """How to train with one process where srun has started several, as `srun -n2 --pty bash` does."""
+    """Return how to train with one process where srun has started several, as `srun -n2 --pty bash` does."""
     setting = slurm_environment.single_process_setting()
     if not setting or "WORLD_SIZE" in os.environ:
         return ""
@@ -106,7 +106,7 @@ def _wait_for_all(store: dist.Store, info: ProcessInfo, wait: _Wait) -> None:
 
 
 def _store_at_master(info: ProcessInfo, wait: _Wait) -> dist.Store:
-    """A store at MASTER_ADDR: of torchrun's agent if it has one, else of the first process."""
+    """Return a store at MASTER_ADDR: that of torchrun's agent if it has one, else of the first process."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if info.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
         store = dist.TCPStore(host, port, info.size, True, TIMEOUT, wait_for_workers=False, multi_tenant=True)

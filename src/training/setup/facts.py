@@ -30,7 +30,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "classes": data.n_classes,
         "input_shape": list(data.input_shape),
         "output_dim": output_dim(config, data),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": summary.count_parameters(model),
         **({} if flops is None else {"flops": flops}),
         **pretrained_weights(config),
         "micro_batch_size": micro_batch_size(config),
@@ -56,11 +56,6 @@ def pretrained_weights(config: Config) -> dict[str, str]:
     """Return the full name of an image model's pretrained weights, since the default of a model may change."""
     image_model = pretrained_images(config.model) if is_pretrained(config) else None
     return {"weights": image_model.weights} if image_model else {}
-
-
-def count_trainable(model: nn.Module) -> int:
-    """Return the number of parameters that are currently trained."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def container(environment: Mapping[str, str]) -> dict[str, str]:
@@ -98,6 +93,16 @@ def visible_gpus(name: str) -> int:
 def micro_batch_size(config: Config) -> int:
     """Return the number of samples in each of the grad_accum_steps parts of a batch."""
     return -(-config.batch_size // config.grad_accum_steps)
+
+
+def evaluation_batch_size(config: Config) -> int:
+    """Return the number of samples in an evaluation batch."""
+    return config.eval_batch_size or config.batch_size
+
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """Return the type in which sums over many batches are computed: float64, which mps does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def output_dim(config: Config, data: Data) -> int:

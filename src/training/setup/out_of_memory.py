@@ -10,6 +10,7 @@ from src.checks import registered_names
 from src.config import Config
 from src.datasets.on_device import OnDevice
 from src.errors import ConfigError
+from src.training.setup.facts import evaluation_batch_size
 
 _GIB = 2**30
 
@@ -52,7 +53,6 @@ def suggestions(config: Config) -> str:
     has_layers = config.model not in registered_names.SHALLOW_MODELS and not config.grad_checkpointing
     smaller = ("precision: bf16" if config.precision in ("float32", "tf32") else
                "grad_checkpointing: true" if has_layers else "a smaller model")
-    eval_batch_size = config.eval_batch_size or config.batch_size
     return (f"try grad_accum_steps: {micro_batches} (the same training in smaller parts), {smaller}, or "
-            f"eval_batch_size: {max(1, eval_batch_size // 2)} if it happened in an evaluation; "
+            f"eval_batch_size: {max(1, evaluation_batch_size(config) // 2)} if it happened in an evaluation; "
             "`python experiments.py probe SPEC` finds the largest batch")

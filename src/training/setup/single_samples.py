@@ -1,4 +1,4 @@
-"""Steps of a single sample, for which a batch norm may have no variance: found before the first step."""
+"""Check before the training that no step has a single sample, of which a batch norm may compute no variance."""
 from __future__ import annotations
 
 import torch
@@ -11,6 +11,8 @@ from src.optimizers.layers import Freeze
 from src.training.setup.facts import micro_batch_size
 from src.training.setup.length import Length, limit_batches
 from src.training.setup.seeds import preserve_generators
+
+TORCH_MESSAGE = "more than 1 value per channel"  # a part of torch's error
 
 
 def smallest_batch(config: Config, length: Length) -> int:
@@ -28,8 +30,8 @@ def check(model: nn.Module, freeze: Freeze | None, config: Config, length: Lengt
           device: torch.device) -> None:
     """Raise ConfigError if a step has a single sample, and a batch norm of the model then sees one value per channel.
 
-    The model is called with tensors without data, so that neither it nor a random generator changes. A model that
-    cannot be called so is not checked.
+    The model is called with meta tensors, so that neither it nor a random generator changes. A model that does not
+    accept them is not checked.
     """
     if not length.total_steps or smallest_batch(config, length) > 1 or not any(
             isinstance(module, _BatchNorm) for module in model.modules()):
@@ -43,7 +45,7 @@ def check(model: nn.Module, freeze: Freeze | None, config: Config, length: Lengt
         with torch.no_grad(), preserve_generators(device):
             torch.func.functional_call(model, state, (torch.zeros(1, *input_shape, device="meta"),))
     except Exception as error:
-        if "more than 1 value per channel" in str(error):
+        if TORCH_MESSAGE in str(error):
             raise single_sample_error(length.samples) from None
     finally:
         model.train(was_training)

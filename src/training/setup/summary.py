@@ -17,8 +17,7 @@ _MIN_PARAMETERS = 100_000  # of a model whose FLOPs are counted: importing torch
 
 def lines(model: nn.Module, optimizers: Sequence[object], averaged: bool) -> Iterator[str]:
     """Yield the lines of training.log on a model's parameters and memory. averaged: whether their average is kept."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total, trained = count_parameters(model), count_parameters(model, only_trained=True)
     parts = [f"{name} {size:,}" for name, size in parameters_by_part(model).items()]
     rest = [f"{len(parts) - _MAX_PARTS} more"] if len(parts) > _MAX_PARTS else []
     yield (f"{total:,} parameters, {'all' if trained == total else f'{trained:,}'} of them trained: "
@@ -32,6 +31,11 @@ def lines(model: nn.Module, optimizers: Sequence[object], averaged: bool) -> Ite
     details = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in sizes.items())
     yield (f"{sum(sizes.values()) / _MIB:.1f} MiB: {details}; activations come on top"
            f"{'' if state is not None else ', and the state of the optimizer'}")
+
+
+def count_parameters(model: nn.Module, only_trained: bool = False) -> int:
+    """Return the number of parameters of a model, or of those that are currently trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not only_trained)
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
@@ -63,7 +67,7 @@ def flops(model: nn.Module, input_shape: tuple[int, ...], device: torch.device,
     A multiplication and an addition count as two. None for a model with fewer than `min_parameters`, or if they cannot
     be counted. The model and the random generators are left unchanged.
     """
-    if not input_shape or sum(parameter.numel() for parameter in model.parameters()) < min_parameters:
+    if not input_shape or count_parameters(model) < min_parameters:
         return None
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from src.config import Config
-from src.datasets.data import Data, Split
+from src.datasets.data import Data, Split, batches_per_block
 from src.training.setup.facts import output_dim
 from src.training.steps.batches import bytes_per_row, pass_order, shuffled_batches
 from src.training.steps.mixing import make_mixing
-
-_BLOCK_BYTES = 1 << 20  # samples are gathered for several steps at a time, of which batches are views
 
 
 class StackedBatch(NamedTuple):
@@ -68,9 +66,9 @@ class BatchSource:
         for batches in zip(*iterators, strict=True):
             xs, ys = zip(*batches, strict=True)
             x = torch.stack(xs[:1 if self.is_shared else None])
-            encoded = self.encode_samples(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            x = self.encode_samples(x.flatten(0, 1)).unflatten(0, x.shape[:2])
             y = torch.stack(ys)
-            yield StackedBatch(encoded, y, self.encode_targets(y[None])[0])
+            yield StackedBatch(x, y, self.encode_targets(y[None])[0])
 
     def _gathered(self, start: int) -> Iterator[StackedBatch]:
         """Yield pass after pass. The last batch of a pass may be smaller."""
@@ -88,7 +86,7 @@ class BatchSource:
     def _blocks(self, x: Tensor, orders: Tensor) -> Iterator[StackedBatch]:
         """Yield the batches of samples x at `orders` [members, steps, n], or [1, steps, n] if they are shared."""
         members, _, size = orders.shape
-        steps = max(1, _BLOCK_BYTES // (members * size * bytes_per_row(x)))
+        steps = batches_per_block(members * size * bytes_per_row(x))
         for block in orders.split(steps, 1):
             rows = block.transpose(0, 1).flatten().to(self.split.y.device)
             shape = block.shape[1], members, size

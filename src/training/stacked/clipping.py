@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from src.config import Config
-from src.training.steps.clipping import GradientClipping
+from src.training.steps.clipping import GradientClipping, clip_value
 
 
 class StackedClipping:
@@ -19,9 +19,7 @@ class StackedClipping:
     """
 
     def __init__(self, configs: Sequence[Config], clippings: Sequence[GradientClipping | None], like: Tensor) -> None:
-        self._clippings, self._value = clippings, configs[0].clip_grad_value
-        if self._value is not None and self._value > torch.finfo(torch.float32).max:
-            self._value = math.inf
+        self._clippings, self._value = clippings, clip_value(configs[0].clip_grad_value)
         bounds = [config.clip_grad_norm or math.nan for config in configs]
         self._bounds = like.new_tensor(bounds) if any(config.clip_grad_norm for config in configs) else None
         self._norms: list[Tensor] = []

@@ -65,7 +65,7 @@ class LinearKernel:
         self._weights = self.stacked[0]  # [members, outputs, features + 1]
         self._has_bias = models[0].bias is not None
         self._is_log = LOSSES[loss] == "log"
-        self._unused = self._weights.new_zeros(())
+        self._ignored = self._weights.new_zeros(())  # the summand that addmm requires, times beta=0
 
     def encode_samples(self, x: Tensor) -> Tensor:
         return F.pad(x.flatten(1), (0, int(self._has_bias)), value=1.0)
@@ -96,9 +96,9 @@ class LinearKernel:
         else:
             errors, scale = scores - batch.encoded, 2 / samples
         if is_shared:
-            gradient = torch.addmm(self._unused, errors.view(-1, samples), x[0], beta=0, alpha=scale)
+            gradient = torch.addmm(self._ignored, errors.view(-1, samples), x[0], beta=0, alpha=scale)
         else:
-            gradient = torch.baddbmm(self._unused, errors, x, beta=0, alpha=scale)
+            gradient = torch.baddbmm(self._ignored, errors, x, beta=0, alpha=scale)
         return [gradient.view(members, -1)], scores
 
     @torch.no_grad()

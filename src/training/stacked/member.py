@@ -43,11 +43,6 @@ class Member:
         self.outputs = self._contexts.enter_context(open_outputs(self.experiment, self.folder, self.check, False))
         self.outputs.write_header(self.experiment, self._warnings)
 
-    @property
-    def has_paused(self) -> bool:
-        """Whether an earlier start saved the state after `pause_after`, but was killed before it recorded that."""
-        return self.pause_after is not None and self.experiment.epochs[0] > self.pause_after
-
     def begin_epoch(self, number: int) -> range:
         """Begin an epoch. Return the steps that are left."""
         steps = self.experiment.begin_epoch(number)
@@ -69,16 +64,10 @@ class Member:
         self.outputs.write_epoch(experiment, number, row)
         if number == self.pause_after and not experiment.outcome:
             self.outputs.write_pause(number)
-            return self._pause(number)
-        return experiment.outcome
-
-    def _pause(self, number: int) -> str | None:
-        """Save the state between two epochs."""
-        try:
-            self.experiment.pause(number)
-        except Paused:
+            with contextlib.suppress(Paused):
+                experiment.pause(number)
             return run_folder.PAUSED
-        return None
+        return experiment.outcome
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps. resume.SavedAndExit if an exit was requested."""

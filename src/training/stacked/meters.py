@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from src.training.stacked.kernels import Kernel
-from src.training.steps.meters import Meter
-
-_KEPT_BATCHES = 256  # as in src/training/steps/meters.py
-_KEPT_NUMBERS = 65_536  # of each member
+from src.training.steps.meters import Meter, max_kept
 
 
 class StackedMeter:
@@ -35,8 +32,7 @@ class StackedMeter:
         size = targets.shape[1]
         if not self._room or size != self._size:
             self._reduce()
-            self._size = size
-            self._room = max(1, min(_KEPT_BATCHES, _KEPT_NUMBERS // outputs[0].numel()))
+            self._size, self._room = size, max_kept(outputs[0].numel())
         self._outputs.append(outputs)
         self._targets.append(targets)
         self._count += size

@@ -84,7 +84,7 @@ class _StackTraining:
         for member in [*self.members]:
             with self._guard(member):
                 member.start()
-                if member.has_paused:
+                if member.experiment.has_passed(member.pause_after):
                     member.close()
                     self.members.remove(member)
                     self._ended.append((member.index, run_folder.PAUSED))

@@ -10,6 +10,7 @@ from torch import nn
 
 from src.config import Config
 from src.datasets.data import Split
+from src.errors import summarize
 from src.io import machine
 from src.models.linear import Linear
 from src.optimizers.fused import FusedOptimizer
@@ -27,8 +28,8 @@ _GROWTH = 4  # factor between the sizes that are measured
 _SECONDS = 0.05  # of a measurement
 _MAX_STEPS = 100
 _GAIN = 1.05  # a stack has to be faster than single runs by this factor
-_SIMILAR = 1.15  # between times that are not told apart
-_SLOWER = 1.5  # between times from which larger stacks are not measured
+_SIMILAR = 1.15  # ratio of times that count as equal
+_SLOWER = 1.5  # slowdown per run from which larger stacks are not measured
 _USABLE_MEMORY = 0.8
 _TOLERANCE = 1e-3  # relative difference of a stacked step from a single one in float32
 
@@ -62,7 +63,7 @@ def choose_size(configs: Sequence[Config], requested: int | None) -> tuple[int, 
 
 
 def refusal(runs: Sequence[TrainingComponents]) -> str | None:
-    """Return why runs cannot be stacked with exact numbers, as a trial with two of them found; None if they can."""
+    """Return why runs cannot be stacked with the same results, by a trial step of two of them; None if they can."""
     run, split = runs[0], runs[0].data.splits.get("train")
     if not isinstance(split, Split):
         return "the samples are read while the runs train"
@@ -86,7 +87,7 @@ def _failed_trial(stacked: Sequence[TrainingComponents], singles: Sequence[Train
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        return f"torch.func cannot compute this model: {' '.join(str(error).split())[:200]}"
+        return f"torch.func cannot compute this model: {summarize(error)}"
     for one, single in zip(stacked, singles, strict=True):
         make_phase(single).try_steps(range(1))
         if _differ(one.model, single.model):

@@ -40,13 +40,9 @@ class Observer(Protocol):
 
 
 class Progress(NamedTuple):
-    """How far the steps went: the last step, the seconds in all and waiting for batches, and the members whose loss is
-    too large, by their places.
-    """
+    """How far the steps went. last_step: the last one taken; diverged: places of the members with too large a loss."""
 
     last_step: int
-    seconds: float
-    waited: float
     diverged: list[int]
 
 
@@ -71,7 +67,7 @@ class Stack:
         self._source = BatchSource(split, configs, runs[0].data, kernel.encode_samples, kernel.encode_targets)
         self._batches: Iterator[StackedBatch] = self._source.from_step(step)
         self._numbers = StepNumbers(self._tables, phases[0].length.total_steps, self._like)
-        self._passes = -(-len(split) // configs[0].batch_size)
+        self._steps_per_pass = -(-len(split) // configs[0].batch_size)
         self._meter = self._new_meter()
 
     def begin_epoch(self) -> None:
@@ -99,7 +95,7 @@ class Stack:
         self._meter.losses()  # waits until the device has finished the steps
         self._add_time(perf_counter() - start, waited)
         self.write_back(step + 1)
-        return Progress(step, perf_counter() - start, waited, diverged)
+        return Progress(step, diverged)
 
     def write_back(self, step: int) -> None:
         """Bring everything that is not a view of the stack up to date in the runs, after `step` steps."""
@@ -109,11 +105,12 @@ class Stack:
         for optimizer, phase in zip(self._optimizers, self._phases, strict=True):
             factor = phase.rate_factor(max(0, step - 1))
             for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = group["initial_lr"] * factor
 
     def seed_generators(self, place: int, step: int) -> None:
         """Seed the global generators as they are in the single run of a member after `step` steps."""
-        number = max(0, step - 1) // self._passes
+        number = max(0, step - 1) // self._steps_per_pass
         seed_generators(derive_seed("noise", self._configs[place].seed_training, number), self._runs[place].device)
 
     def _step(self, batch: StackedBatch, step: int) -> None:

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from src.datasets.data import Batch, Lazy, Split, take
+from src.datasets.data import Batch, Lazy, Split, batches_per_block, select, take
 from src.training.setup.seeds import derive_seed, seed_generators
 
 if TYPE_CHECKING:
     from src.training.parallel.data_shards import DataShard
 
-# Rows are gathered in blocks, of which batches are views: one gather for many small batches, which stays in cache.
-_BLOCK_BYTES = 1 << 20
 _WINDOW = 50  # consecutive batches whose samples are regrouped by length
 
 
 def shuffled_batches(split: Split | Lazy, batch_size: int, seed: int, device: torch.device,
-             mixing: Callable[[Batch, int], Batch] | None = None, start: int = 0, shard: DataShard | None = None
-             ) -> Iterator[Batch]:
+                     mixing: Callable[[Batch, int], Batch] | None = None, start: int = 0,
+                     shard: DataShard | None = None) -> Iterator[Batch]:
     """Yield the batches of pass after pass over the split, without end. The last batch of a pass may be smaller.
 
     The order of a pass, and the random numbers that layers draw on `device` during it, depend only on the seed and the
@@ -57,7 +55,7 @@ def shuffled_batches(split: Split | Lazy, batch_size: int, seed: int, device: to
 
 
 def _gather(split: Split, batch_size: int, order: Tensor) -> Iterator[Batch]:
-    block = batch_size * max(1, _BLOCK_BYTES // (batch_size * bytes_per_row(split.x)))
+    block = batch_size * batches_per_block(batch_size * bytes_per_row(split.x))
     for rows in order.to(split.y.device).split(block):
         yield from zip(take(split.x, rows).split(batch_size), split.y[rows].split(batch_size), strict=True)
 
@@ -85,7 +83,8 @@ def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
         yield from zip(x.split(size), y.split(size), strict=True)
         return
     for start in range(0, y.shape[0], size):
-        yield {name: values[start:start + size] for name, values in x.items()}, y[start:start + size]
+        rows = slice(start, start + size)
+        yield select(x, rows), y[rows]
 
 
 def pass_order(samples: int, seed: int, number: int) -> Tensor:

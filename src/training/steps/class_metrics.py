@@ -6,6 +6,8 @@ import math
 import torch
 from torch import Tensor
 
+from src.training.setup.facts import accumulation_dtype
+
 _BINS = 15
 
 
@@ -78,7 +80,7 @@ class CalibrationError:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._dtype = accumulation_dtype(device)
         self._gaps = torch.zeros(_BINS, dtype=self._dtype, device=device)
         self._samples = 0
 

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 
 
+def clip_value(value: float | None) -> float | None:
+    """Return clip_grad_value; inf for a value that float32 cannot hold, which torch would reject."""
+    return math.inf if value is not None and value > torch.finfo(torch.float32).max else value
+
+
 class GradientClipping:
     """Clips each gradient to `value`, then their total norm to `norm`. Only `mean_norm` waits for the device.
 
     norm: inf measures the norm without clipping.
-    step_norms: is given the norm of each step too; None: nothing else reads them.
+    step_norms: a list to which the norm of each step is appended; None without one.
     """
 
     step_norms: list[Tensor] | None = None
 
     def __init__(self, norm: float | None, value: float | None) -> None:
-        self._norm = norm
-        # a number that a gradient in float32 cannot have
-        self._value = math.inf if value is not None and value > torch.finfo(torch.float32).max else value
+        self._norm, self._value = norm, clip_value(value)
         self._norms: list[Tensor] = []
 
     def __call__(self, params: list[Tensor]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from src.config import Config
 from src.datasets.data import Batch, Data, Lazy, Split, take
+from src.training.setup.facts import evaluation_batch_size
 from src.training.setup.length import limit_batches
 from src.training.setup.seeds import derive_seed
 from src.training.steps.batches import pass_order
@@ -35,7 +36,7 @@ def subset_facts(data: Data, limited: Data) -> dict[str, dict[str, int | str]]:
 
 
 def _subset(split: Split | Lazy, config: Config, limit: float) -> Split | Lazy:
-    batch_size = config.eval_batch_size or config.batch_size
+    batch_size = evaluation_batch_size(config)
     samples = batch_size * limit_batches(-(-len(split) // batch_size), limit)
     if samples >= len(split):
         return split

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from src.config import Config
 from src.datasets.data import Batch
-from src.errors import ConfigError
+from src.errors import ConfigError, summarize
 
 Forward = Callable[[Any], Tensor]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,8 +50,8 @@ class Compiled:
 
             if not isinstance(error, TorchDynamoException):
                 raise
-            reason = " ".join(str(error).split())[:300]  # the rest is a trace of the compiler
-            logger.warning("torch.compile failed, the model runs without it: {}: {}", type(error).__name__, reason)
+            logger.warning("torch.compile failed, the model runs without it: {}: {}", type(error).__name__,
+                           summarize(error))
             self._call, self._replays = self._model, False
             output = self._model(x)
         return output.clone() if self._replays else output

@@ -12,12 +12,20 @@ from src.checks.registered_names import TRAINING_METRICS
 from src.datasets.data import IGNORED
 from src.errors import ConfigError
 from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess
+from src.training.setup.facts import accumulation_dtype
 
 # the mean loss of a batch, its weight in a mean over batches (samples or tokens), and its samples
 StepLosses = list[tuple[Tensor, int | Tensor, int]]
-# Batches are kept and reduced together: one reduction per batch would take half of a small model's step.
 _KEPT_BATCHES = 256
 _KEPT_NUMBERS = 65_536
+
+
+def max_kept(numbers: int) -> int:
+    """Return how many batches with this number of outputs are kept, to be reduced together.
+
+    One reduction per batch would take half of a small model's step.
+    """
+    return max(1, min(_KEPT_BATCHES, _KEPT_NUMBERS // numbers))
 
 
 class Meter:
@@ -27,7 +35,7 @@ class Meter:
     Regression: loss, mae, r2 = 1 - (mean squared error) / (variance of the targets).
     samples: their number in all processes, as of the last call of `means`.
     needs_whole_batches: whether `add` needs the batches of all processes together.
-    step_losses: is given the loss of each batch too; None: nothing else reads them.
+    step_losses: a list to which the loss of each batch is appended; None without one.
     """
 
     needs_whole_batches = False
@@ -35,7 +43,7 @@ class Meter:
 
     def __init__(self, task: str, device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
         self._task, self._group = task, group
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self._dtype = accumulation_dtype(device)
         self._sums = torch.zeros(2 if task == "classification" else 5, dtype=self._dtype, device=device)
         self._origin: Tensor | None = None  # one target, subtracted from all, so that r2 is exact if all are equal
         self._count = 0
@@ -51,7 +59,7 @@ class Meter:
         size = target.shape[0]
         if not self._room or size != self._size:
             self._reduce()
-            self._size, self._room = size, max(1, min(_KEPT_BATCHES, _KEPT_NUMBERS // output.numel()))
+            self._size, self._room = size, max_kept(output.numel())
         loss = loss.detach()
         if self.step_losses is not None:
             self.step_losses.append((loss, size, size))
@@ -155,7 +163,7 @@ class MeanMeter:
 
     def __init__(self, names: Sequence[str], device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
         self._names, self._device, self._group = tuple(names), device, group
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._dtype = accumulation_dtype(device)
         self._sums = torch.zeros(len(self._names), dtype=self._dtype, device=device)
         self._count = 0
         self.samples = 0

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from src.training.steps.forward import Forward
 from src.training.steps.losses import Loss, loss_weight
 from src.training.steps.meters import MeanMeter, Meter
 
-Optimizer = FusedOptimizer | torch.optim.Optimizer
+Optimizer: TypeAlias = FusedOptimizer | torch.optim.Optimizer
 
 
 class Steps(Protocol):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.datasets import data
 from src.datasets.data import Split
-from src.training.steps import batches
 from src.training.steps.batches import micro_batches, ordered_batches, pass_order, shuffled_batches
 from tests.training.toys import CPU
 
@@ -23,7 +23,7 @@ def _sizes(samples: int, batch_size: int) -> list[int]:
 
 @given(st.integers(1, 200), st.integers(1, 60), st.integers(1, 2000))
 def test_passes_are_permutations_in_batches(samples: int, batch_size: int, block_bytes: int) -> None:
-    before, batches._BLOCK_BYTES = batches._BLOCK_BYTES, block_bytes
+    before, data.BLOCK_BYTES = data.BLOCK_BYTES, block_bytes
     try:
         per_pass = -(-samples // batch_size)
         stream = shuffled_batches(_numbered(samples), batch_size, seed=3, device=CPU)
@@ -34,7 +34,7 @@ def test_passes_are_permutations_in_batches(samples: int, batch_size: int, block
             assert y.tolist() == pass_order(samples, 3, number).tolist()
             assert torch.equal(torch.cat([x for x, _ in parts])[:, 1], 2.0 * y)
     finally:
-        batches._BLOCK_BYTES = before
+        data.BLOCK_BYTES = before
 
 
 def test_order_depends_only_on_seed_and_pass() -> None:
