@@ -29,7 +29,7 @@ _OPTIMIZATION = frozenset(("optim_kwargs", "layer_decay", "clip_grad_norm", "cli
 _FAMILY = frozenset(("dataset", "data_splits_map", "eval_datasets", "loss", "targets", "overfit_batches", "mixup",
                      "cutmix", "data_on_device"))  # fields of rules in family_rules
 _STEP_FIELDS = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_per_epoch", "samples_per_epoch",
-             "averaging", "recompute_batch_norm", "precision", "compile", "device", "task")
+                "averaging", "recompute_batch_norm", "precision", "compile", "device", "task")
 
 
 def check(spec: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

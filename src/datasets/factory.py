@@ -16,7 +16,7 @@ from src.checks.splits import Slice, overlaps, parse_split
 from src.config import Config
 from src.datasets import hf, images, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Lazy, Source, Split, gather_rows
-from src.errors import DataError, UserError
+from src.errors import DataError, UserError, listed
 from src.io import files, packed_copy
 
 Scale = tuple[torch.Tensor, torch.Tensor]  # mean and standard deviation of each feature
@@ -58,7 +58,7 @@ def make_data(config: Config) -> Data:
              **overlaps(_slices_by_name(config, slices), {name: len(source.y) for name, source in sources.items()})}
     data = Data(splits, task, classes, tuple(next(iter(splits.values())).x.shape[1:]), about)
     data = _add_evaluations(config, data, scale)
-    return on_device.kept(config, data) if config.data_on_device else data
+    return on_device.to_on_device(config, data) if config.data_on_device else data
 
 
 def _slices_by_name(config: Config, slices: Mapping[str, tuple[Slice, ...]]) -> dict[str, tuple[Slice, ...]]:
@@ -251,13 +251,12 @@ def _labels(config: Config, name: str, source: Source, classes: tuple[float | in
     unknown = source.y[class_labels[index] != source.y].unique().tolist()
     if unknown:
         raise DataError(f"split '{name}' of {config.dataset} has labels that train does not have: "
-                        f"{_first_ten(unknown)}", allowed=_first_ten(classes))
+                        f"{_listed(unknown)}", allowed=_listed(classes))
     return index
 
 
-def _first_ten(values: Iterable[float | int]) -> str:
-    texts = [f"{value:g}" for value in values]
-    return ", ".join(texts[:10] + ["…"] * (len(texts) > 10))
+def _listed(values: Iterable[float | int]) -> str:
+    return listed([f"{value:g}" for value in values], 10)
 
 
 def _cut(parts: tuple[Slice, ...], sources: Mapping[str, Source], y: Mapping[str, torch.Tensor], seed: int) -> Split:

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from src.checks.splits import overlaps, parse_split
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.texts import Texts, make_table, tokenized
-from src.errors import ConfigError, DataError, did_you_mean, summarize
+from src.errors import ConfigError, DataError, did_you_mean, listed, summarize
 from src.pretrained import hub
 
 # usual column names, the most likely first
@@ -27,6 +27,7 @@ _LABELS = ("label", "labels", "target", "class", "category")
 # values that mark a missing label in a column of numbers
 _MISSING_WORDS = frozenset(("", "na", "n/a", "nan", "null", "none"))
 Tables = Mapping[str, Any]  # split -> Dataset of the library datasets
+T = TypeVar("T")
 
 
 def load(config: Config, folder: Path, names: Sequence[str]) -> Data:
@@ -82,7 +83,7 @@ def relabelled(text: str, data: Data, name: str, classes: tuple[Any, ...]) -> Te
     unknown = [data.classes[index] for index in split.table.y[split.rows].unique().tolist()
                if data.classes[index] not in classes]
     if unknown:
-        raise DataError(f"{text} has labels that train does not have: {', '.join(map(str, unknown[:10]))}",
+        raise DataError(f"{text} has labels that train does not have: {listed([*map(str, unknown)], 10)}",
                         where="eval_datasets", allowed=classes[:20], hint="or give a class map in eval_class_maps")
     index = torch.tensor([classes.index(label) if label in classes else 0 for label in data.classes])
     return dataclasses.replace(split, table=dataclasses.replace(split.table, y=index[split.table.y]))
@@ -114,15 +115,16 @@ def _tables(config: Config, folder: Path, names: Sequence[str]) -> Tables:
 
 def _saved_splits(config: Config, saved: Any, names: Sequence[str]) -> Tables:
     splits = saved if isinstance(saved, Mapping) else {"train": saved}
-    return {name: splits[name] for name in names if _check_split(config, name, splits)}
+    return _select(config, splits, names)
 
 
-def _check_split(config: Config, name: str, splits: Mapping[str, Any]) -> bool:
-    """Return True. DataError if the data set has no split `name`."""
-    if name not in splits:
-        raise DataError(f"{config.dataset} has no split '{name}'", where="data_splits_map", allowed=splits,
-                        hint=did_you_mean(name, splits) or "cut one, as train[:90%]")
-    return True
+def _select(config: Config, splits: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
+    """Return some of the splits by name. DataError if one of them does not exist."""
+    for name in names:
+        if name not in splits:
+            raise DataError(f"{config.dataset} has no split '{name}'", where="data_splits_map", allowed=splits,
+                            hint=did_you_mean(name, splits) or "cut one, e.g. train[:90%]")
+    return {name: splits[name] for name in names}
 
 
 def _saved(config: Config, folder: Path) -> Path:
@@ -165,7 +167,7 @@ def _files(config: Config, path: Path, names: Sequence[str]) -> dict[str, list[s
         raise DataError(f"{path} does not exist", where="dataset", hint="relative names lie under data_dir")
     if not split_files:
         raise DataError(f"no data in {path}", where="dataset", allowed=f"files {', '.join(TEXT_FILES)}")
-    return {name: split_files[name] for name in names if _check_split(config, name, split_files)}
+    return _select(config, split_files, names)
 
 
 def _read(datasets: Any, paths: list[str]) -> Any:

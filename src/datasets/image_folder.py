@@ -4,11 +4,11 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.errors import DataError
+from src.errors import DataError, listed
 
 SYSTEM_NAMES = frozenset(("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN",
                           "System Volume Information", "Thumbs.db", "desktop.ini"))
@@ -70,11 +70,11 @@ def _problems(counts: Mapping[str, int], loose: list[str], nested: Mapping[str, 
              if not count and not any(folder.startswith(f"{subfolder}/") for folder in nested)]
     problems = []
     if loose:
-        problems.append(f"{_counted(len(loose), 'image')} outside of class folders ({_first(sorted(loose))})")
+        problems.append(f"{_counted(len(loose), 'image')} outside of class folders ({listed(sorted(loose), 10)})")
     if nested:
         problems.append(f"{_counted(sum(nested.values()), 'image')} in subfolders of class folders ({_listed(nested)})")
     if empty:
-        problems.append(f"class folders without images ({_first(empty)})")
+        problems.append(f"class folders without images ({listed(empty, 10)})")
     return problems or ([] if any(counts.values()) else ["no class folders"])
 
 
@@ -110,10 +110,5 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _listed(counts: Any) -> str:
-    """Return the keys with their counts, at most ten."""
-    return _first([f"{key}: {count:,}" for key, count in counts.items()])
-
-
-def _first(texts: Iterable[str]) -> str:
-    texts = list(texts)
-    return ", ".join([*texts[:10], *["…"] * (len(texts) > 10)])
+    """Return the first ten keys with their counts, and the number of the others."""
+    return listed([f"{key}: {count:,}" for key, count in counts.items()], 10)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import itertools
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -19,14 +20,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from src.datasets.data import Batch
-from src.datasets.transforms import Transforms
+from src.datasets.transforms import Transforms, gain_and_shift
 from src.errors import DataError
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)  # raised by Pillow for broken files
-_NOT_FOR_LOADERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# handled by the training process; loader processes ignore them
+_TRAINING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _BUFFER = 2048  # size of the shuffle buffer of a stream, in samples
 
-# (description, function returning the i-th image, function returning its path, all labels, indices in the split)
+# (name of the source, function returning the i-th image, function returning its path, all labels, indices in the split)
 Part = tuple[str, Callable[[int], Any], Callable[[int], str], np.ndarray, np.ndarray]
 Key = tuple[int, int | None]  # (position in the split, seed of the augmentation or None)
 
@@ -39,16 +41,15 @@ class _Images(Dataset[Any]):
         self._ends = np.cumsum([len(indices) for *_, indices in parts])
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | str:
-        place, seed = key
-        part = int(np.searchsorted(self._ends, place, side="right"))
-        what, image, path, labels, indices = self._parts[part]
-        index = int(indices[place - (int(self._ends[part - 1]) if part else 0)])
+        position, seed = key
+        part = int(np.searchsorted(self._ends, position, side="right"))
+        name, image, path, labels, indices = self._parts[part]
+        index = int(indices[position - (int(self._ends[part - 1]) if part else 0)])
         try:
-            made = _made(image(index), seed, self._transforms)
+            return _transformed(image(index), seed, self._transforms), int(labels[index])
         except UNREADABLE as error:
-            where = path(index)
-            return f"sample {index} of {what}{f' ({where})' if where else ''} cannot be read: {error}"
-        return made, int(labels[index])
+            file = path(index)
+            return f"sample {index} of {name}{f' ({file})' if file else ''} cannot be read: {error}"
 
 
 class IndexedSplit:
@@ -65,7 +66,7 @@ class IndexedSplit:
         self._device = device or torch.device("cpu")
         self.labels = np.concatenate([labels[indices] for *_, labels, indices in parts])
         self._normalize = _Normalize(transforms, self._device)
-        self._loaders: dict[bool, tuple[_Plan, DataLoader[Any]]] = {}
+        self._loaders: dict[bool, tuple[_BatchSampler, DataLoader[Any]]] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,18 +81,18 @@ class IndexedSplit:
 
     def some(self, batch_size: int, rows: Tensor) -> Iterator[Batch]:
         """Yield batches of the samples at `rows` [n], without augmentation."""
-        yield from self._read([[(place, None) for place in part.tolist()] for part in rows.split(batch_size)], False)
+        yield from self._read([[(row, None) for row in part.tolist()] for part in rows.split(batch_size)], False)
 
     def _read(self, keys: list[list[Key]], training: bool) -> Iterator[Batch]:
-        plan, loader = self._loader(training)
-        plan.keys = keys
-        firsts = [keys[0] for keys in plan.keys]
-        with _signals_wait():  # a new process does not ignore these signals yet
-            samples = iter(loader)
-        for loaded, first in zip(samples, firsts, strict=True):
-            if isinstance(loaded, str):
-                raise DataError(loaded)
-            yield self._normalize(loaded[0], first[1]), loaded[1].to(self._device, non_blocking=True)
+        sampler, loader = self._loader(training)
+        sampler.keys = keys
+        first_seeds = [batch[0][1] for batch in keys]
+        with _signals_blocked():  # a new process does not ignore these signals yet
+            batches = iter(loader)
+        for batch, seed in zip(batches, first_seeds, strict=True):
+            if isinstance(batch, str):
+                raise DataError(batch)
+            yield self._normalize(batch[0], seed), batch[1].to(self._device, non_blocking=True)
 
     def close(self) -> None:
         """Stop the loader processes. Garbage collection would take half a minute, since they ignore SIGTERM."""
@@ -103,26 +104,26 @@ class IndexedSplit:
     def _keys(self, order: Tensor | None, batch_size: int, seed: int) -> list[list[Key]]:
         """Return the keys of each batch."""
         if order is None:
-            keys: list[Key] = [(place, None) for place in range(len(self))]
+            keys: list[Key] = [(row, None) for row in range(len(self))]
         elif self._repeats == 1:
-            keys = [(place, _mixed(seed, place)) for place in order.tolist()]
+            keys = [(row, _derive_seed(seed, row)) for row in order.tolist()]
         else:  # each batch keeps only its first images, repeated
             keys = []
-            for places in order.split(batch_size):
-                some = places[:-(-len(places) // self._repeats)].tolist()
-                keys += [(place, _mixed(seed, place, copy)) for place in some for copy in range(self._repeats)][
-                    :len(places)]
+            for rows in order.split(batch_size):
+                first = rows[:-(-len(rows) // self._repeats)].tolist()
+                keys += [(row, _derive_seed(seed, row, copy)) for row in first for copy in range(self._repeats)][
+                    :len(rows)]
         return [keys[start:start + batch_size] for start in range(0, len(keys), batch_size)]
 
-    def _loader(self, training: bool) -> tuple[_Plan, DataLoader[Any]]:
+    def _loader(self, training: bool) -> tuple[_BatchSampler, DataLoader[Any]]:
         """Return a data loader, one for training and one for evaluation, created on first use.
 
         Its processes live as long as the split.
         """
         if training not in self._loaders:
-            plan = _Plan()
-            self._loaders[training] = plan, DataLoader(
-                _Images(self._parts, self._transforms), batch_sampler=plan, collate_fn=_collate,
+            sampler = _BatchSampler()
+            self._loaders[training] = sampler, DataLoader(
+                _Images(self._parts, self._transforms), batch_sampler=sampler, collate_fn=_collate,
                 num_workers=self._workers, persistent_workers=self._workers > 0, worker_init_fn=_begin_worker,
                 pin_memory=self._device.type == "cuda", generator=torch.Generator())
         return self._loaders[training]
@@ -131,15 +132,16 @@ class IndexedSplit:
 class StreamedSplit:
     """Images that are read in the order of the source. Training shuffles them with a buffer of 2048 samples.
 
+    name: of the split, for messages.
     length: the number of samples in the stream.
     keep: [length] bool, the samples that belong to the split; None: all. The others are read and skipped.
     """
 
     streamed = True
 
-    def __init__(self, what: str, length: int, stream: Callable[[], Iterator[tuple[Any, int]]], classes: int,
+    def __init__(self, name: str, length: int, stream: Callable[[], Iterator[tuple[Any, int]]], classes: int,
                  transforms: Transforms, device: torch.device | None = None, keep: np.ndarray | None = None) -> None:
-        self._what, self._length, self._stream, self._classes = what, length, stream, classes
+        self._name, self._length, self._stream, self._classes = name, length, stream, classes
         self._transforms, self._device, self._keep = transforms, device or torch.device("cpu"), keep
         self._normalize = _Normalize(transforms, self._device)
 
@@ -148,7 +150,7 @@ class StreamedSplit:
 
     def to(self, device: torch.device) -> StreamedSplit:
         """Return the same split with its batches on `device`."""
-        return StreamedSplit(self._what, self._length, self._stream, self._classes, self._transforms, device,
+        return StreamedSplit(self._name, self._length, self._stream, self._classes, self._transforms, device,
                              self._keep)
 
     def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
@@ -157,22 +159,21 @@ class StreamedSplit:
         Only the length of `order` is used: the first len(self) - len(order) samples are skipped.
         """
         samples = self._samples(order, seed)
-        while some := [sample for _, sample in zip(range(batch_size), samples, strict=False)]:
-            x, y = zip(*[(image, label) for _, image, label in some], strict=True)
-            first = None if order is None else _mixed(seed, some[0][0])
-            yield self._normalize(torch.stack(x), first), torch.tensor(y).to(self._device)
+        while batch := list(itertools.islice(samples, batch_size)):
+            numbers, x, y = zip(*batch, strict=True)
+            first_seed = None if order is None else _derive_seed(seed, numbers[0])
+            yield self._normalize(torch.stack(x), first_seed), torch.tensor(y).to(self._device)
 
     def _samples(self, order: Tensor | None, seed: int) -> Iterator[tuple[int, Tensor, int]]:
         """Yield the number in the stream, the image, and the label of each sample."""
         numbered = _shuffled(self._numbered(), seed) if order is not None else self._numbered()
         skipped = 0 if order is None else len(self) - len(order)
-        for place, (number, image, label) in enumerate(numbered):
-            if place < skipped:
-                continue
+        for number, image, label in itertools.islice(numbered, skipped, None):
             if not 0 <= label < self._classes:
-                raise DataError(f"sample {number} of {self._what} has the label {label}",
+                raise DataError(f"sample {number} of {self._name} has the label {label}",
                                 allowed=f"0 to {self._classes - 1}")
-            yield number, _made(image, None if order is None else _mixed(seed, number), self._transforms), label
+            sample_seed = None if order is None else _derive_seed(seed, number)
+            yield number, _transformed(image, sample_seed, self._transforms), label
 
     def _numbered(self) -> Iterator[tuple[int, Any, int]]:
         stream, number = self._stream(), 0
@@ -180,16 +181,16 @@ class StreamedSplit:
             try:
                 image, label = next(stream)
             except StopIteration:
-                raise DataError(f"{self._what} has {number} samples, and says that it has {self._length}") from None
+                raise DataError(f"{self._name} has {number} samples instead of {self._length}") from None
             except UNREADABLE as error:
-                raise DataError(f"sample {number} of {self._what} cannot be read: {error}") from None
+                raise DataError(f"sample {number} of {self._name} cannot be read: {error}") from None
             if self._keep is None or self._keep[number]:
                 yield number, image, label
             number += 1
 
 
-class _Plan:
-    """The batch sampler of a loader: the keys of each batch of the next pass."""
+class _BatchSampler:
+    """The batches of a loader's next pass, as the keys of their samples."""
 
     def __init__(self) -> None:
         self.keys: list[list[Key]] = []
@@ -205,9 +206,8 @@ class _Normalize:
     """Normalize a batch of bytes on the training device, and apply random erasing there."""
 
     def __init__(self, transforms: Transforms, device: torch.device) -> None:
-        std = torch.tensor(transforms.std, device=device)[:, None, None]
-        mean = torch.tensor(transforms.mean, device=device)[:, None, None]
-        self._gain, self._shift, self._device = 1 / (255 * std), -mean / std, device
+        self._gain, self._shift = gain_and_shift(transforms.mean, transforms.std, device)
+        self._device = device
         self._erasing: Any = copy.copy(transforms.erasing)
         if self._erasing is not None:
             self._erasing.device = str(device)
@@ -216,12 +216,12 @@ class _Normalize:
         """Return the normalized batch. seed: that of the first sample of the batch; None in evaluation."""
         x = x.to(self._device, non_blocking=True).float().mul_(self._gain).add_(self._shift)
         if self._erasing is not None and seed is not None:
-            with _drawing(seed, self._device):
+            with _seeded(seed, self._device):
                 x = self._erasing(x)
         return x
 
 
-def _made(image: Any, seed: int | None, transforms: Transforms) -> Tensor:
+def _transformed(image: Any, seed: int | None, transforms: Transforms) -> Tensor:
     """Return a PIL image as the model's input, uint8 [c, h, w]. seed: None in evaluation."""
     if image.mode != transforms.mode:
         image = image.convert(transforms.mode)
@@ -230,7 +230,7 @@ def _made(image: Any, seed: int | None, transforms: Transforms) -> Tensor:
     if get_worker_info() is not None:  # no other code uses the generators of a loader process
         _seed(seed)
         return transforms.train(image)  # type: ignore[no-any-return]
-    with _drawing(seed, torch.device("cpu")):
+    with _seeded(seed, torch.device("cpu")):
         return transforms.train(image)  # type: ignore[no-any-return]
 
 
@@ -241,9 +241,9 @@ def _seed(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def _drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed all generators that augmentations use inside the block; restore their states afterwards."""
-    kept = random.getstate(), np.random.get_state()  # noqa: NPY002
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed all generators that augmentations use in the block. Restore their states afterwards."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         _seed(seed)
         if device.type == "cuda":
@@ -251,35 +251,35 @@ def _drawing(seed: int, device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])  # noqa: NPY002
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _shuffled(samples: Iterator[tuple[int, Any, int]], seed: int) -> Iterator[tuple[int, Any, int]]:
     """Yield samples in random order, drawn from a buffer of _BUFFER samples."""
-    draw, buffer = random.Random(seed), []
+    generator, buffer = random.Random(seed), []
     for sample in samples:
         if len(buffer) < _BUFFER:
             buffer.append(sample)
             continue
-        place = draw.randrange(_BUFFER)
-        buffer[place], sample = sample, buffer[place]
-        yield sample
-    draw.shuffle(buffer)
+        position = generator.randrange(_BUFFER)
+        yield buffer[position]
+        buffer[position] = sample
+    generator.shuffle(buffer)
     yield from buffer
 
 
 def _collate(samples: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | str:
-    if wrong := next((sample for sample in samples if isinstance(sample, str)), None):
-        return wrong
+    if message := next((sample for sample in samples if isinstance(sample, str)), None):
+        return message
     x, y = zip(*samples, strict=True)
     return torch.stack(x), torch.tensor(y)
 
 
 @contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """Block signals, for this process and for those started in the block, until its end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_LOADERS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TRAINING_SIGNALS)
     try:
         yield
     finally:
@@ -288,11 +288,11 @@ def _signals_wait() -> Iterator[None]:
 
 def _begin_worker(_number: int) -> None:
     """Initialize a loader process: ignore signals, which the training process handles, and use one CPU."""
-    for number in _NOT_FOR_LOADERS:
+    for number in _TRAINING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
-def _mixed(*parts: int) -> int:
+def _derive_seed(*parts: int) -> int:
     """Return a seed of 63 bits that depends on all parts."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

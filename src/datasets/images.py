@@ -18,9 +18,9 @@ from src.config import Config
 from src.datasets.data import Data, Lazy, Split
 from src.datasets.image_folder import find_images, is_ignored
 from src.datasets.image_splits import UNREADABLE, IndexedSplit, StreamedSplit
-from src.datasets.on_device import kept
+from src.datasets.on_device import to_on_device
 from src.datasets.transforms import Transforms, transforms_of
-from src.errors import DataError, UserError, summarize
+from src.errors import DataError, UserError, listed, summarize
 from src.io import download, files, machine
 
 _PACKAGES = {"torch": "torchvision", "tfds": "tensorflow-datasets tensorflow-cpu", "hfds": "datasets",
@@ -73,7 +73,7 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> Data:
     if config.data_on_device:
         first = next(iter(splits.values()))
         assert isinstance(first, Split)
-        return kept(config, Data(splits, "classification", reference.classes, tuple(first.x.shape[1:]), about))
+        return to_on_device(config, Data(splits, "classification", reference.classes, tuple(first.x.shape[1:]), about))
     return Data(splits, "classification", reference.classes, transforms.shape, {"images": transforms.about(), **about})
 
 
@@ -146,8 +146,8 @@ def _folder_source(split_name: str, folder: Path) -> ImageSource:
     images = find_images(split_name, folder)
     paths = images.paths
     return ImageSource(split_name, len(paths), images.classes, np.asarray(images.labels, dtype=np.int64),
-                  lambda index: _read_image(open(files.open_regular(paths[index], any_link=True), "rb")),
-                  path=lambda index: os.path.relpath(paths[index], folder))
+                       lambda index: _read_image(open(files.open_regular(paths[index], any_link=True), "rb")),
+                       path=lambda index: os.path.relpath(paths[index], folder))
 
 
 def _with_local_path(name: str, folder: Path) -> str:
@@ -167,7 +167,7 @@ def _indexed_source(split_name: str, dataset: Any) -> ImageSource:
     by_name: Mapping[str, int] = reader.class_to_idx or {str(label): label for label in sorted(set(labels))}
     classes = tuple(str(name) for name in sorted(by_name, key=lambda name: by_name[name]))
     return ImageSource(split_name, len(labels), classes, _labels(dataset, labels),
-                  lambda index: _read_image(reader[index][0]), path=lambda index: str(reader.filename(index)))
+                       lambda index: _read_image(reader[index][0]), path=lambda index: str(reader.filename(index)))
 
 
 def _labels(dataset: Any, labels: Any) -> np.ndarray:
@@ -221,7 +221,7 @@ def _check_classes(source: ImageSource, classes: tuple[str, ...]) -> None:
     if source.classes != classes:
         unknown = [name for name in source.classes if name not in classes]
         missing = [name for name in classes if name not in source.classes]
-        problems = [f"{verb} {', '.join(names[:10])}{', …' * (len(names) > 10)}" for verb, names in (
+        problems = [f"{verb} {listed(names, 10)}" for verb, names in (
             ("has also", unknown), ("lacks", missing)) if names] or ["has them in another order"]
         raise DataError(f"{source.name} has other classes than the split train: it {' and '.join(problems)}",
                         where="data_splits_map", hint="each split needs the same classes")

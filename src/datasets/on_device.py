@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 
 from src.config import Config
 from src.datasets.data import Batch, Data, Split, batches_per_block
-from src.datasets.resampling import ATTEMPTS, Span, parts, resampled, weights, whole, windows
+from src.datasets.resampling import ATTEMPTS, Span, random_crops, resampled, to_integers, weights, windows
+from src.datasets.transforms import gain_and_shift
 from src.errors import DataError
 from src.pretrained.image_models import is_pretrained, pretrained_images
 
@@ -51,11 +52,12 @@ class Recipe:
         flips, crop_draws = (draws[:, 0] < self.vflip, draws[:, 1] < self.hflip), draws[:, 3:]
         if self.padding is not None:
             images = pad(images, (self.padding,) * 4) if self.padding else images
-            top, left = (whole(crop_draws[:, axis], images.shape[2 + axis] - self.size[axis]) for axis in (0, 1))
+            top, left = (to_integers(crop_draws[:, axis], images.shape[2 + axis] - self.size[axis]) for axis in (0, 1))
             return windows(images, top, left, self.size, *flips).float()
         spans = self._center(images)
         if self.scale is not None:
-            top, left, height, width = parts((images.shape[2], images.shape[3]), self.scale, self.ratio, crop_draws)
+            top, left, height, width = random_crops((images.shape[2], images.shape[3]), self.scale, self.ratio,
+                                                    crop_draws)
             spans = [Span(low, length / out, low, low + length) for low, length, out in (
                 (top, height, self.size[0]), (left, width, self.size[1]))]
         cubic = draws[:, 2] < {"bilinear": 0.0, "random": 0.5, "bicubic": 1.0}[self.interpolation]
@@ -98,9 +100,7 @@ class OnDevice:
 
     def __init__(self, images: Tensor, y: Tensor, recipe: Recipe) -> None:
         self.images, self.y, self.recipe = images, y, recipe
-        std = torch.tensor(recipe.std, device=images.device)[:, None, None]
-        mean = torch.tensor(recipe.mean, device=images.device)[:, None, None]
-        self._gain, self._shift = 1 / (255 * std), -mean / std
+        self._gain, self._shift = gain_and_shift(recipe.mean, recipe.std, images.device)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -137,7 +137,7 @@ class OnDevice:
         return x.mul_(self._gain).add_(self._shift)
 
 
-def kept(config: Config, data: Data) -> Data:
+def to_on_device(config: Config, data: Data) -> Data:
     """Convert splits of images as bytes to OnDevice splits.
 
     They are normalized by the mean and standard deviation of the model's pretrained weights, or else of the split train
@@ -169,7 +169,7 @@ def recipe_of(config: Config, data: Data) -> Recipe:
                         "model_input_shape")
     train = data.splits.get("train") or next(iter(data.splits.values()))
     assert isinstance(train, Split)
-    mean, std = _of_pretrained(config, channels) or statistics(train.x)
+    mean, std = _pretrained_statistics(config, channels) or statistics(train.x)
     return Recipe((height, width), mean, std, padding=config.crop_padding,
                   scale=(config.scale[0], config.scale[1]) if config.scale else None,
                   ratio=(config.ratio[0], config.ratio[1]) if config.ratio else Recipe.ratio,
@@ -177,7 +177,7 @@ def recipe_of(config: Config, data: Data) -> Recipe:
                   crop_pct=config.crop_pct or Recipe.crop_pct)
 
 
-def _of_pretrained(config: Config, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def _pretrained_statistics(config: Config, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return mean and standard deviation of the images of a model's pretrained weights; None without such weights."""
     settings = pretrained_images(config.model) if is_pretrained(config) else None
     return (settings.mean, settings.std) if settings and len(settings.mean) == channels else None

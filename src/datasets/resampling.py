@@ -24,9 +24,9 @@ class Span(NamedTuple):
     high: Tensor
 
 
-def whole(drawn: Tensor, most: int | Tensor) -> Tensor:
-    """Map numbers in [0, 1) to integers from 0 to `most`, uniformly."""
-    return (drawn * (most + 1)).long()
+def to_integers(drawn: Tensor, largest: int | Tensor) -> Tensor:
+    """Map numbers in [0, 1) to integers from 0 to `largest`, uniformly."""
+    return (drawn * (largest + 1)).long()
 
 
 def windows(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], vflip: Tensor, hflip: Tensor) -> Tensor:
@@ -42,11 +42,11 @@ def windows(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], vf
     return images.flatten(2).gather(2, index.expand(-1, channels, -1)).view(n, channels, *size)
 
 
-def parts(sides: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draws: Tensor
-          ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_crops(sides: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draws: Tensor
+                 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return top, left, height, width [n] of random crops of images with these sides.
 
-    scale: range of their share of the area. ratio: range of width / height, uniform in its logarithm.
+    scale: range of their fraction of the area. ratio: range of width / height, uniform in its logarithm.
     draws: [n, 2 + 2 * ATTEMPTS], uniform in [0, 1).
     The first attempt that fits is used; if none does, the largest centered crop within the ratios, as in torchvision's
     RandomResizedCrop (Szegedy et al., Going deeper with convolutions, 2015).
@@ -57,13 +57,13 @@ def parts(sides: tuple[int, int], scale: tuple[float, float], ratio: tuple[float
     aspect = (low + (high - low) * draws[:, 2 + ATTEMPTS:]).exp()
     widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
-    first, some = fits.int().argmax(1, keepdim=True), fits.any(1)
+    first, any_fits = fits.int().argmax(1, keepdim=True), fits.any(1)
     # the largest crop within the ratios
     widest, highest = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
-    widths, heights = (torch.where(some, sizes.gather(1, first)[:, 0], float(most)).long()
-                       for sizes, most in ((widths, widest), (heights, highest)))
-    top, left = (torch.where(some, whole(drawn, side - taken), (side - taken) // 2)
-                 for drawn, side, taken in ((draws[:, 0], height, heights), (draws[:, 1], width, widths)))
+    widths, heights = (torch.where(any_fits, sizes.gather(1, first)[:, 0], float(largest)).long()
+                       for sizes, largest in ((widths, widest), (heights, highest)))
+    top, left = (torch.where(any_fits, to_integers(drawn, side - size), (side - size) // 2)
+                 for drawn, side, size in ((draws[:, 0], height, heights), (draws[:, 1], width, widths)))
     return top, left, heights, widths
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from src.config import Config
 from src.errors import ConfigError
 from src.pretrained.image_models import pretrained_images
@@ -40,6 +42,13 @@ class Transforms:
         erasing = [str(self.erasing)] if self.erasing else []
         return {"train": [*steps(self.train), f"normalise(mean={self.mean}, std={self.std})", *erasing],
                 "evaluation": [*steps(self.evaluation), f"normalise(mean={self.mean}, std={self.std})"]}
+
+
+def gain_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+                   ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return [c, 1, 1] each: x * gain + shift normalizes bytes x. mean, std: for values from 0 to 1."""
+    deviation = torch.tensor(std, device=device)[:, None, None]
+    return 1 / (255 * deviation), -torch.tensor(mean, device=device)[:, None, None] / deviation
 
 
 def transforms_of(config: Config, image: Any) -> Transforms:

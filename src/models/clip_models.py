@@ -16,8 +16,7 @@ from src.config import Config
 from src.errors import ConfigError, did_you_mean
 from src.io import files
 from src.models import options
-from src.models.layers import image_size, take_channels, taking_images, try_once
-from src.pretrained import hub
+from src.models.layers import adapt_channels, check_forward, create_from_hub, image_size, report_image_errors
 
 _STEM = r"(?:conv\d|bn\d|ln_pre|class_emb|positional_emb|cls_token|pos_emb|patch_emb|stem)"
 
@@ -76,8 +75,8 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, classes:
     clip = find(config)
     zero_shot = config.model_head_init == "zero_shot"
     names = class_names(config, classes, output_dim) if zero_shot and weights else []
-    with taking_images(config.model, input_shape,
-                       f"its default size is model_input_shape: [3, {clip.size[0]}, {clip.size[1]}]"):
+    with report_image_errors(config.model, input_shape,
+                             f"its default size is model_input_shape: [3, {clip.size[0]}, {clip.size[1]}]"):
         with options.as_config_error(config, list):
             model = _create(config, clip, size if size != clip.size else None, weights)
         classifier = ImageClassifier(model.visual, clip.settings["embed_dim"], output_dim, zero_shot)
@@ -85,9 +84,9 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, classes:
             with torch.no_grad():
                 classifier.head.weight.copy_(_zero_shot_weights(config, clip, model, names, device))
                 classifier.head.bias.zero_()
-        take_channels(classifier, channels)
+        adapt_channels(classifier, channels)
         if size != clip.size:
-            try_once(classifier, input_shape)
+            check_forward(classifier, input_shape)
     if config.grad_checkpointing and isinstance(classifier.visual, clip.open_clip.model.ModifiedResNet):
         raise ConfigError(f"open_clip cannot recompute activations of {config.model}", where="grad_checkpointing",
                           allowed="false", hint="it can for vision transformers")
@@ -130,7 +129,7 @@ def find(config: Config) -> ClipModel:
     if config.model_pretrained and not tags:
         raise ConfigError(f"open_clip has no pretrained weights of {name}", where="model_pretrained", allowed="false")
     return ClipModel(open_clip, name, tag or (tags[0] if config.model_pretrained else None),
-                 open_clip.get_model_config(name))
+                     open_clip.get_model_config(name))
 
 
 def class_names(config: Config, classes: Sequence[object], output_dim: int) -> list[str]:
@@ -167,7 +166,7 @@ def _create(config: Config, clip: ClipModel, size: list[int] | None, with_weight
     def create() -> Any:
         with _quiet():
             return clip.open_clip.create_model(clip.name, weights, vision_cfg=vision, force_image_size=forced,
-                                                force_quick_gelu=quick_gelu, pretrained_text=False)
+                                               force_quick_gelu=quick_gelu, pretrained_text=False)
 
     return _with_hub(config, clip.settings["text_cfg"].get("hf_model_name"), create)
 
@@ -175,16 +174,8 @@ def _create(config: Config, clip: ClipModel, size: list[int] | None, with_weight
 def _weights(config: Config, clip: ClipModel) -> str:
     """Return the file of the pretrained weights in Hugging Face's cache. DataError if it is unavailable."""
     name, settings = f"clip/{clip.name}@{clip.tag}", clip.open_clip.get_pretrained_cfg(clip.name, clip.tag)
-
-    def cached() -> str | None:
-        try:
-            with hub.offline():
-                return str(clip.open_clip.download_pretrained(settings))
-        except FileNotFoundError:
-            return None
-
-    return hub.once(config, hub.lock(name), f"the pretrained {name}", cached,
-                    lambda: clip.open_clip.download_pretrained(settings))
+    return create_from_hub(config, name, f"the pretrained {name}",
+                           lambda: str(clip.open_clip.download_pretrained(settings)))
 
 
 def _zero_shot_weights(config: Config, clip: ClipModel, model: Any, names: Sequence[str], device: torch.device | None
@@ -211,24 +202,12 @@ def _tokenizer(config: Config, clip: ClipModel) -> Any:
 
 def _with_hub(config: Config, name: str | None, create: Callable[[], Any]) -> Any:
     """Return what `create` returns. It may download the settings or the tokenizer `name` from Hugging Face's hub."""
-    if not name:
-        return create()
-    state = torch.get_rng_state()  # a second attempt draws the same numbers
-
-    def cached() -> Any:
-        torch.set_rng_state(state)
-        try:
-            with hub.offline():
-                return create()
-        except OSError:
-            return None
-
-    return hub.once(config, hub.lock(name), f"'{name}', which {config.model} needs,", cached, create)
+    return create_from_hub(config, name, f"'{name}', which {config.model} needs,", create) if name else create()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block, open_clip does not warn about random weights."""
+    """Suppress warnings in the block: open_clip warns about random weights."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

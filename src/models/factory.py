@@ -53,17 +53,17 @@ def fetch(config: Config) -> str:
 
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
            device: torch.device | None, weights: bool) -> nn.Module:
-    with_weights = config if weights else config._replace(model_pretrained=False)
+    effective_config = config if weights else config._replace(model_pretrained=False)
     if is_user_code(config.model):
         return own_model.make(config, input_shape, output_dim)
     if config.model.startswith("timm/"):
-        return timm_models.make(with_weights, input_shape, output_dim)
+        return timm_models.make(effective_config, input_shape, output_dim)
     if config.model.startswith("torchvision/"):
         return torchvision_models.make(config, input_shape, output_dim, weights)
     if config.model.startswith("clip/"):
         return clip_models.make(config, input_shape, output_dim, classes, device, weights)
     if config.model.startswith("hf/"):
-        return hf_models.make(with_weights, output_dim)
+        return hf_models.make(effective_config, output_dim)
     if config.model in ("linear", "linear/no_bias"):
         return Linear(input_shape, output_dim, bias=config.model == "linear")
     if config.model == "tiny/lenet":

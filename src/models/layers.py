@@ -1,14 +1,19 @@
 """Shared by the image models: 3 × 3 convolutions, He's initialization, checks of channels and image sizes."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from src.checks import known_data
+from src.config import Config
 from src.errors import ConfigError, UserError, summarize
+from src.pretrained import hub
+
+T = TypeVar("T")
 
 
 def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
@@ -34,8 +39,8 @@ def image_size(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]
 
 
 @contextmanager
-def taking_images(model: str, input_shape: tuple[int, ...], hint: str) -> Iterator[None]:
-    """Convert exceptions of libraries that create or call a model for such images to a ConfigError."""
+def report_image_errors(model: str, input_shape: tuple[int, ...], hint: str) -> Iterator[None]:
+    """Convert exceptions in the block, of a library that creates or calls a model for such images, to a ConfigError."""
     try:
         yield
     except UserError:
@@ -45,14 +50,33 @@ def taking_images(model: str, input_shape: tuple[int, ...], hint: str) -> Iterat
                           where="model", hint=hint) from None
 
 
-def try_once(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Call a new model in evaluation mode, to raise its exception if samples do not fit. The random state is kept."""
+def create_from_hub(config: Config, name: str, what: str, create: Callable[[], T]) -> T:
+    """Return what `create` returns: from the hub's cache alone if that suffices, otherwise after a download.
+
+    A second attempt draws the same random numbers. name: of the files, for a lock. what: for messages. DataError if the
+    files are unavailable.
+    """
+    state = torch.get_rng_state()
+
+    def create_offline() -> T | None:
+        torch.set_rng_state(state)
+        try:
+            with hub.offline():
+                return create()
+        except OSError:  # the hub's network and cache errors are OSErrors
+            return None
+
+    return hub.once(config, hub.lock(name), what, create_offline, create)
+
+
+def check_forward(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Call a new model in evaluation mode. Its exception is raised if samples do not fit. The random state is kept."""
     with torch.random.fork_rng([]), torch.no_grad():
         model.eval()(torch.zeros(1, *input_shape))
     model.train()
 
 
-def take_channels(model: nn.Module, channels: int) -> None:
+def adapt_channels(model: nn.Module, channels: int) -> None:
     """Adapt the first convolution of a model for three channels to `channels`.
 
     A grey image gives the same result as three equal channels (timm.models.adapt_input_conv).

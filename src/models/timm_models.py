@@ -10,8 +10,7 @@ from torch import nn
 from src.config import Config
 from src.errors import ConfigError, did_you_mean
 from src.models import options
-from src.models.layers import image_size, taking_images, try_once
-from src.pretrained import hub
+from src.models.layers import check_forward, create_from_hub, image_size, report_image_errors
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Module:
@@ -24,13 +23,13 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Mo
     channels, *size = image_size(config.model, input_shape)
     default_size, is_fixed = _image_size(config)
     sized = {"img_size": tuple(size)} if is_fixed and default_size != input_shape[1:] else {}
-    with taking_images(config.model, input_shape,
-                       "try a model for any size, e.g. timm/resnet18" if is_fixed else "try larger images"):
+    with report_image_errors(config.model, input_shape,
+                             "try a model for any size, e.g. timm/resnet18" if is_fixed else "try larger images"):
         with options.as_config_error(config, lambda: _known_options(config)):
             model = create(config, num_classes=output_dim, in_chans=channels,
                            **{**sized, **options.from_config(config)})
         if default_size != input_shape[1:]:
-            try_once(model, input_shape)
+            check_forward(model, input_shape)
     return model
 
 
@@ -48,18 +47,8 @@ def create(config: Config, **chosen: Any) -> nn.Module:
     timm, name = _import_timm(config), config.model.removeprefix("timm/")
     if not config.model_pretrained:
         return timm.create_model(name, **chosen)
-    state = torch.get_rng_state()  # a second attempt draws the same numbers
-
-    def cached() -> nn.Module | None:
-        torch.set_rng_state(state)
-        try:
-            with hub.offline():
-                return timm.create_model(name, pretrained=True, **chosen)
-        except OSError:  # the hub's network and cache errors are OSErrors
-            return None
-
-    return hub.once(config, hub.lock(config.model), f"the pretrained {config.model}", cached,
-                    lambda: timm.create_model(name, pretrained=True, **chosen))
+    return create_from_hub(config, config.model, f"the pretrained {config.model}",
+                           lambda: timm.create_model(name, pretrained=True, **chosen))
 
 
 def _import_timm(config: Config) -> ModuleType:

@@ -16,7 +16,7 @@ from src.config import Config
 from src.errors import ConfigError, DataError, did_you_mean, summarize
 from src.io import download
 from src.models import options
-from src.models.layers import image_size, take_channels, taking_images, try_once
+from src.models.layers import adapt_channels, check_forward, image_size, report_image_errors
 from src.pretrained.image_models import pretrained_images
 
 
@@ -33,17 +33,17 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, weights:
     images = pretrained_images(config.model)
     assert images  # since torchvision has the model
     default_size = list(images.size)
-    with taking_images(config.model, input_shape,
-                       f"its default size is model_input_shape: [3, {default_size[0]}, {default_size[1]}]"):
+    with report_image_errors(config.model, input_shape,
+                             f"its default size is model_input_shape: [3, {default_size[0]}, {default_size[1]}]"):
         with options.as_config_error(config, lambda: options.taken_by(_class_of(builder))):
             if config.model_pretrained and weights:
                 model = _pretrained(config, builder, pretrained_weights, output_dim)
             else:
                 defaults = {"num_classes": output_dim, **_default_options(config, builder, size)}
                 model = builder(**{**defaults, **options.from_config(config)})
-        take_channels(model, channels)
+        adapt_channels(model, channels)
         if size != default_size:
-            try_once(model, input_shape)
+            check_forward(model, input_shape)
     if hasattr(model, "class_token"):
         model.group_matcher = _layers_of_vit
     return model
@@ -54,7 +54,7 @@ def fetch(config: Config) -> str:
     _, weights = _find(config)
     if not config.model_pretrained:
         return f"{config.model}: no weights to fetch"
-    present(config, weights)
+    weights_file(config, weights)
     return f"{config.model}: pretrained weights are in the cache"
 
 
@@ -63,7 +63,7 @@ def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     return [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
-def present(config: Config, weights: Any) -> str:
+def weights_file(config: Config, weights: Any) -> str:
     """Return the file of the weights in torch's cache ($TORCH_HOME), downloaded if it is missing and that is allowed.
 
     DataError if it is unavailable.
@@ -95,17 +95,19 @@ def _find(config: Config) -> tuple[Callable[..., nn.Module], Any]:
 
 
 def _default_options(config: Config, builder: Callable[..., nn.Module], size: list[int]) -> dict[str, Any]:
-    """Return the options of a new model: the size of its images, no auxiliary outputs, and for pretrained weights the
-    normalization that some of them require."""
+    """Return the options of a new model: the size of its images, and no auxiliary outputs.
+
+    For pretrained weights also the normalization that some of them require.
+    """
     defaults = {"image_size": size[0], "input_size": tuple(size), "aux_logits": False, "init_weights": True,
-              "transform_input": config.model_pretrained}
+                "transform_input": config.model_pretrained}
     parameters = inspect.signature(_class_of(builder)).parameters
     return {name: value for name, value in defaults.items() if name in parameters}
 
 
 def _pretrained(config: Config, builder: Callable[..., nn.Module], weights: Any, output_dim: int) -> nn.Module:
     """Return the model with its pretrained weights, and a new last layer if these do not have `output_dim` outputs."""
-    path = present(config, weights)
+    path = weights_file(config, weights)
     try:
         with _weights_only():
             model = builder(weights=weights, progress=False, **options.from_config(config))

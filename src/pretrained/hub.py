@@ -65,7 +65,7 @@ def once(config: Config, lock: Path, name: str, find: Callable[[], T | None], fe
     forbidden = ("data_download is false" if not config.data_download else
                  "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else None)
     return download.once_if_allowed(lock, name, find, fetch, constants.ENDPOINT, forbidden,
-                                 "check that the hub has it under this name, and whether it needs `hf auth login`")
+                                    "check that the hub has it under this name, and whether it needs `hf auth login`")
 
 
 @contextlib.contextmanager

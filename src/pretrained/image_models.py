@@ -1,4 +1,4 @@
-"""Image format that a pretrained model expects, as its library records it: size and normalization."""
+"""The images that a pretrained model expects, as its library records them: size, normalization and cropping."""
 from __future__ import annotations
 
 from src.config import Config
@@ -68,7 +68,7 @@ def _of_torchvision(name: str) -> ImageFormat | None:
     images = weights.transforms()
     size = (images.crop_size[0], images.crop_size[-1])
     return ImageFormat(size, tuple(images.mean), tuple(images.std), images.interpolation.value,
-                  size[0] / images.resize_size[0], str(weights))
+                       size[0] / images.resize_size[0], str(weights))
 
 
 def _of_clip(name: str) -> ImageFormat | None:
@@ -82,6 +82,6 @@ def _of_clip(name: str) -> ImageFormat | None:
     tag = tag or next(iter(open_clip.list_pretrained_tags_by_model(name)), "")
     weights = open_clip.get_pretrained_cfg(name, tag)
     return ImageFormat((size, size) if isinstance(size, int) else tuple(size),
-                  tuple(weights.get("mean", open_clip.OPENAI_DATASET_MEAN)),
-                  tuple(weights.get("std", open_clip.OPENAI_DATASET_STD)), weights.get("interpolation", "bicubic"), 1.0,
-                  tag, weights.get("resize_mode") == "squash")
+                       tuple(weights.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+                       tuple(weights.get("std", open_clip.OPENAI_DATASET_STD)),
+                       weights.get("interpolation", "bicubic"), 1.0, tag, weights.get("resize_mode") == "squash")

@@ -87,7 +87,7 @@ class MlflowExperiment:
         if matches:
             return str(matches[0].info.run_id)
         created = self.client.create_run(self.id, None if started is None else int(1000 * started),
-                                      {**_texts(tags, "tags"), _ID: identity}, name)
+                                         {**_texts(tags, "tags"), _ID: identity}, name)
         run_id = str(created.info.run_id)
         new_record = {"identity": identity, "run_id": run_id}
         if has_record:  # damaged, or of a run that no longer exists

@@ -101,9 +101,9 @@ class TensorBoardTracker(Tracker):
 
     def _hparams(self) -> Any:
         values = {name: value if isinstance(value, (bool, int, float, str)) else str(value)
-                 for name, value in self._config.items() if value is not None}
+                  for name, value in self._config.items() if value is not None}
         return self._summary.hparams(values, {name: value for name, value in self._metrics.items()
-                                             if name.count("/") == 2 or name == "train/loss"})
+                                              if name.count("/") == 2 or name == "train/loss"})
 
     def _write(self, step: int, when: float | None = None, **content: Any) -> None:
         event = self._events.Event(wall_time=time.time() if when is None else when, step=step, **content)

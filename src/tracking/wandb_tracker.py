@@ -115,8 +115,8 @@ def sync(batches: Sequence[str]) -> Iterator[tuple[str, bool, str]]:
     for path in paths:
         run_dir = os.path.dirname(os.path.dirname(os.path.abspath(path)))  # for its logs
         result = subprocess.run([sys.executable, "-m", "wandb", "sync", path], stdin=subprocess.DEVNULL,
-                              env={**os.environ, "WANDB_DIR": run_dir, "WANDB_ERROR_REPORTING": "false"},
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+                                env={**os.environ, "WANDB_DIR": run_dir, "WANDB_ERROR_REPORTING": "false"},
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         # its exit code is 0 even if the server rejects the run
         yield path, result.returncode == 0 and _is_sent(path), (result.stdout.strip().splitlines() or [""])[-1]
 

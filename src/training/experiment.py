@@ -200,7 +200,7 @@ class Experiment:
             self._forwards["av"] = make_forward(config, components.average.module(), device)
         shard = components.shard and components.shard.with_whole_batches(facts.evaluation_batch_size(config))
         self.training = TrainingPhase(components, train_split, length, self._forwards["last"], shard, self.saver,
-                                       self.profile)
+                                      self.profile)
         self._evaluation = EvaluationPhase(components, evaluated, self._forwards, self.training.steps, shard,
                                            self.saver, self.measure)
         self._batch_norm_split = train_split if length.epochs else None

@@ -25,7 +25,7 @@ from src.config import Config
 from src.datasets import data as samples
 from src.datasets.factory import make_data
 from src.datasets.on_device import OnDevice, Recipe
-from src.datasets.resampling import ATTEMPTS, parts, windows
+from src.datasets.resampling import ATTEMPTS, random_crops, windows
 from src.errors import ConfigError, DataError
 from src.io import yaml_io
 from src.training.setup.out_of_memory import check_gpu_memory
@@ -103,7 +103,7 @@ def test_resized_parts_are_pillows(interpolation: str, most: float, size: tuple[
     split = _split(images, size=size, scale=(0.1, 1.0), interpolation=interpolation, hflip=0.5, vflip=0.3)
     found = _training(split, seed=5)
     draws = torch.rand(30, split.recipe.draws, generator=torch.Generator().manual_seed(5))
-    for number, box in enumerate(zip(*parts((40, 36), (0.1, 1.0), (3 / 4, 4 / 3), draws[:, 3:]), strict=True)):
+    for number, box in enumerate(zip(*random_crops((40, 36), (0.1, 1.0), (3 / 4, 4 / 3), draws[:, 3:]), strict=True)):
         image = vision.resized_crop(_pil(images[number]), *map(int, box), list(size), InterpolationMode(interpolation))
         image = vision.vflip(image) if draws[number, 0] < 0.3 else image
         image = vision.hflip(image) if draws[number, 1] < 0.5 else image
@@ -122,7 +122,7 @@ def test_parts_are_distributed_as_those_of_timm(sides: tuple[int, int], scale: t
     image = Image.new("RGB", sides[::-1])
     theirs = torch.tensor([RandomResizedCropAndInterpolation.get_params(image, scale, ratio) for _ in range(4000)])
     draws = torch.rand(4000, 2 + 2 * ATTEMPTS, generator=torch.Generator().manual_seed(0))
-    ours = torch.stack(parts(sides, scale, ratio, draws), dim=1)
+    ours = torch.stack(random_crops(sides, scale, ratio, draws), dim=1)
     assert (ours[:, :2] >= 0).all() and (ours[:, 0] + ours[:, 2] <= sides[0]).all()
     assert (ours[:, 1] + ours[:, 3] <= sides[1]).all()
     for column in range(4):  # of each number, the distance between the two empirical distributions (Kolmogorov-Smirnov)

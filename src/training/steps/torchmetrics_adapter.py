@@ -56,7 +56,7 @@ class ConfiguredMetrics:
     def __init__(self, names: Sequence[str], n_outputs: int, device: torch.device) -> None:
         self._names = names
         self._user_metrics: dict[str, MetricLike] = {metric_column(name): _make_user_metric(name, n_outputs, device)
-                                                 for name in names if ":" in name}
+                                                     for name in names if ":" in name}
         torch_names = [name for name in names if name not in (*_OWN, "pr_curve") and ":" not in name]
         self._torch_metrics = _make_collection(torch_names, n_outputs, device) if torch_names else None
         self._pr_curve = _import_torchmetrics(["pr_curve"]).MulticlassPrecisionRecallCurve(
