@@ -1,4 +1,4 @@
-"""Frozen: classes of named fields, as dataclasses without generated code, which takes 10 ms of each start."""
+"""Frozen: classes of named fields, like dataclasses but without generated code, which takes 10 ms of each start."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def field(*, default_factory: Callable[[], T]) -> T:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Frozen:
-    """The base of classes whose annotations are their fields, with defaults as the values of these, in this order.
+    """The base of classes whose annotations are their fields, in this order; assigned values are the defaults.
 
     The constructor takes the fields by position or name; they cannot be set afterwards. Objects are equal if they are
     of one class and have equal fields. `_fields`, `_asdict` and `_replace` are as in a NamedTuple. Unlike a NamedTuple,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def paused(freeze: bool = False) -> Iterator[None]:
-    """Disable it inside: it would visit each of a hundred thousand new objects again and again.
+    """Disable garbage collection in the block, which would visit each of a hundred thousand new objects repeatedly.
 
     freeze: leave all objects that exist afterwards out of later collections.
     """

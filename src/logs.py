@@ -15,7 +15,6 @@ from src.printable import without_sequences
 
 _TAIL_BYTES = 16_384  # read at the end of a log
 _MAX_LINE = 500  # characters of an error that are compared
-
 _LINES_AFTER_TRACEBACK = 30  # of a tracker that ends, or of srun; after more lines the traceback was probably handled
 _REPORTS_CHILD = r"(?:torch\.distributed\.elastic\.\S*ChildFailedError|subprocess\.CalledProcessError)\b"
 

@@ -127,7 +127,7 @@ def parse(header: str, body: bytes, file: str = run_folder.STATS) -> Stats:
 
 
 def _epochs_of_plain(rows: list[list[str]], names: list[str], key: str) -> list[int] | None:
-    """The epochs of rows that are whole, all numbers, and ascending; None for other rows."""
+    """Return the epochs if the rows are whole, all numbers, and ascending; otherwise None."""
     try:
         if any(len(row) != len(names) for row in rows):
             return None
@@ -178,7 +178,7 @@ def _sections(names: list[str], lines: Iterable[str], file: str) -> Iterator[tup
 
 
 def _names_of_rows(names: list[str], rows: list[list[str]]) -> list[list[str]]:
-    """The columns of each row below a header; none for a damaged row, which has too many cells or too few.
+    """Return the columns of each row below a header; none for a damaged row, which has too many cells or too few.
 
     A column may begin in mid-file: then all rows before are shorter, or all rows after are longer than the header.
     """
@@ -197,7 +197,7 @@ def _names_of_rows(names: list[str], rows: list[list[str]]) -> list[list[str]]:
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of a line, without quotes and surrounding blanks; those without a value are empty."""
+    """Return the cells of a line, without quotes and surrounding blanks; those without a value are empty."""
     try:
         cells = next(csv.reader([line.removeprefix("\ufeff")], skipinitialspace=True), [])
     except csv.Error:  # bytes that are no text
@@ -206,7 +206,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _columns_of_words(names: list[str], rows: list[dict[str, str]]) -> dict[str, str]:
-    """The columns most of whose cells are words, each with an example. In others a word is damage."""
+    """Return the columns most of whose cells are words, each with an example. In other columns a word is damage."""
     words = {}
     for name in names:
         cells = [cell for row in rows if (cell := row.get(name))]

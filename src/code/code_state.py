@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CODE, CHANGED, BEFORE = "code", "code_changed", "code_before"  # facts of a run
+GONE = "gone"  # in place of the hash of a file that was removed
 CODE_SUFFIXES = frozenset(
     ".py .pyi .pyx .sh .bash .c .cc .cpp .cu .cuh .h .hpp .rs .jl .r .m .lua .js".split())  # of what can be executed
 DATA_SUFFIXES = frozenset(".yaml .yml .toml .cfg .ini .json".split())  # of settings that a program may read
@@ -259,7 +260,7 @@ def _store(code_folder: str, differences: Mapping[str, _Difference]) -> StartedC
         return StartedCode(_manifest(code_folder)["code"], [])
     hashes = {name: entry[2] for name, entry in _entries(code_folder).items()}
     for name, difference in differences.items():
-        hashes[name] = "gone" if difference.content is None else hash_of(difference.content)
+        hashes[name] = GONE if difference.content is None else hash_of(difference.content)
     started = StartedCode(_code_id(hashes), sorted(differences))
     target = os.path.join(code_folder, run_folder.started_code_name(started.code))
     if not os.path.isdir(target):

@@ -16,7 +16,6 @@ _MAX_READ = 1000  # runs whose facts are read; of more, as many, evenly spaced
 _MAX_NAMED = 3  # files in a line
 _PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _USER_CODE = re.compile(r"(?<![\w/.:])([A-Za-z_][\w.]*):[A-Za-z_]")  # module:name in a job spec
-_GONE = "gone"  # in place of the hash of a file that was removed
 
 RunFiles = Mapping[str, str]  # the hash of each file that a run may execute, by its name in the project
 
@@ -141,16 +140,16 @@ class _Submitted:
         if started and isinstance(changed, list):
             gone = [name for name in filter(records.is_text, changed)
                     if name in hashes and not os.path.exists(os.path.join(started, name))]
-            return {**hashes, **dict.fromkeys(gone, _GONE)}
+            return {**hashes, **dict.fromkeys(gone, code_state.GONE)}
         return hashes
 
     def hash_now(self, project: str, name: str, run_files: Iterable[RunFiles]) -> str:
         """Return the hash of a file of the project as it is now, of the kind that runs have of it."""
         path = os.path.join(project, name)
         if not os.path.isfile(path):
-            return _GONE
+            return code_state.GONE
         if any(len(item.get(name, "")) == 64 for item in run_files):
-            return code_state.file_hash(path) or _GONE
+            return code_state.file_hash(path) or code_state.GONE
         stat = os.stat(path)
         for size, time_ns, digest in self._stats.get(name, ()):
             if (size, time_ns) == (stat.st_size, stat.st_mtime_ns):

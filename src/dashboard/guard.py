@@ -1,4 +1,4 @@
-"""Who may use the live page: a browser with the token of its address, or with the cookie that it got for it."""
+"""Authorization of the live page: a browser needs the token of its address, or the cookie that it got for the token."""
 from __future__ import annotations
 
 import hmac
@@ -25,8 +25,8 @@ class Refusal(tornado.web.HTTPError):
 class Guard:
     """The secrets of a server.
 
-    folder: begins all paths, so that the cookie is not sent to other servers of the same host, whose port browsers do
-    not tell apart.
+    folder: begins all paths, so that the cookie is not sent to other servers of the same host: browsers do not
+    distinguish ports.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Follow batches while a browser is there: find changed files, read those runs again, and publish what has changed.
 
-What is known of a run follows its files within a second. Tables over all runs take longer, and are made anew from time
-to time; so is the whole document where runs came, or columns.
+The data of a run follows its files within a second. Tables over all runs take longer, and are rebuilt from time to
+time; so is the whole document if runs or columns were added.
 """
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from src.errors import one_line
 Rows = list[dict[str, Any]]
 Resources = Mapping[str, Sequence[Sequence[str]]]
 
-# each task is repeated after a pause of some seconds, and of so long that it takes at most a share of a core
+# each task is repeated after at least PAUSE seconds, and so rarely that it takes at most the fraction SHARE of a core
 _SCAN_PAUSE, _SCAN_SHARE, _LONGEST_SCAN_PAUSE = 0.5, 0.01, 10.0
 _UPDATE_SHARE = 0.2
-_FIND_PAUSE, _FIND_SHARE = 5.0, 0.002  # looks for batches that were submitted
+_FIND_PAUSE, _FIND_SHARE = 5.0, 0.002  # for batches that were submitted meanwhile
 _OBSERVE_PAUSE, _OBSERVE_SHARE = 1.0, 0.05  # after files were created or removed in run folders
 _QUIET_OBSERVE_PAUSE, _QUIET_OBSERVE_SHARE = 30.0, 0.005  # otherwise: processes may have died, and Slurm may answer
 _BUILD_PAUSE, _BUILD_SHARE = 1.0, 0.2  # after a run came, started or ended
 _QUIET_BUILD_PAUSE, _QUIET_BUILD_SHARE = 10.0, 0.05  # after new epochs
 _RESOURCES_PAUSE = 1800.0  # between queries of accounting
 _WATCHED_SECONDS = 60.0  # since the last request of a browser
-_MAX_UPDATE = 1000  # changed runs; of more, everything is read again
+_MAX_UPDATE = 1000  # changed runs; if there are more, everything is read again
 _WAITING = ("new", "submitted", "pending", "stuck")
 
 
 class _Task:
-    """When something was done last, and how long it took the processor."""
+    """When something was done last, and how many CPU seconds it took."""
 
     def __init__(self) -> None:
         self.ended, self.cost = -1e9, 0.0
@@ -86,12 +86,12 @@ class _Background(_Task):
 
 
 class Live:
-    """Keeps a document of batches up to date, in threads: one looks at files, and starts others for what takes long.
+    """Keeps a document of batches up to date, in threads: one scans files, and starts others for what takes long.
 
     observe: returns rows of the status table of batches, from the files and, at most as often as `watch` does, from
         Slurm;
     resources: returns what the batches' Slurm jobs used, as in `document.build`;
-    find: returns batches that are shown too from now on;
+    find: returns further batches to show from now on;
     on_change: called by the thread after each change.
     """
 
@@ -106,7 +106,8 @@ class Live:
         self._status: dict[str, dict[str, Any]] = {}  # rows by path
         self._resources: Resources = {}
         self._ended: set[str] = set()
-        self._has_events = self._has_epochs = self._has_moves = True  # to build for, likewise, to observe for
+        self._has_events = self._has_epochs = True  # reasons to build the document
+        self._has_moves = True  # reason to observe: files were created or removed
         self._scanning, self._updating, self._accounting = _Task(), _Task(), _Task()
         self._observing, self._building = _Background(self._end), _Background(self._end)
         self._curve_names: list[str] = []
@@ -142,8 +143,7 @@ class Live:
         return sections.batch_notes(self.batches[batch])
 
     def curves(self, metric: str) -> dict[str, Any] | None:
-        """Return `curves` of the document with one metric, read now; None if no run has it, or not the same runs can be
-        read."""
+        """Return `curves` of the document with one metric, read now; None if no run has it, or other runs can be read."""
         folders = self.published.folders
         results = read_results(folders)
         name = next((name for name in results.long.columns[2:] if plain.text(name) == metric), None)
@@ -165,7 +165,7 @@ class Live:
                 self._wake.wait()
 
     def _end(self, error: Exception | None) -> None:
-        """Go on after a task. An error is printed once; what could not be read is read again."""
+        """Continue after a task. An error is printed once; what could not be read is read again."""
         message = f"{type(error).__name__}: {one_line(str(error))}" if error else ""
         self._has_events |= bool(message)
         if message and message != self._reported:
@@ -174,7 +174,7 @@ class Live:
         self._wake.set()
 
     def tick(self) -> None:
-        """Look at the files once, and publish what has changed."""
+        """Scan the files once, and publish what has changed."""
         self._add_batches()
         with self._scanning:
             changed = self._scan.changed_runs(path for path in self.paths if path not in self._ended)
@@ -196,7 +196,7 @@ class Live:
             self._start_build()
 
     def _add_batches(self) -> None:
-        """Show batches that were submitted meanwhile too."""
+        """Add batches that were submitted meanwhile."""
         if self._finding.is_due(_FIND_PAUSE, _FIND_SHARE):
             with self._finding:
                 added = [batch for batch in self._find() if batch not in self.batches]
@@ -231,7 +231,7 @@ class Live:
             return
         results = read_results([self.paths[index] for index in indices[:_MAX_UPDATE]], cache=False)
         columns = document.update(results, self._rows(results), self._layout)
-        if columns is None or columns["count"] != len(indices):  # the whole document must be made anew
+        if columns is None or columns["count"] != len(indices):  # the whole document must be rebuilt
             self._has_events = True
             return
         fresh = curves_of(results, self._curve_names, range(len(indices)))
@@ -244,7 +244,7 @@ class Live:
         self._has_events |= bool(ended)
 
     def _rows(self, results: Results) -> Rows:
-        """The status rows of runs, in view of what their files show since they were observed."""
+        """Return the status rows of runs, updated by what their files show since they were observed."""
         rows = []
         for folder, end in zip(results.config["folder"], results.config["end"], strict=True):
             path = os.path.abspath(folder)
@@ -258,7 +258,7 @@ class Live:
         return rows
 
     def _start_build(self) -> None:
-        """Make the whole document anew; until it is there, runs are still updated."""
+        """Rebuild the whole document. Until it is ready, runs are still updated."""
         self._has_events = self._has_epochs = False
         self._updated = set()
         batches = [batch for batch in self.batches if os.path.isdir(batch)]

@@ -17,7 +17,7 @@ from src.analysis.reading.results import Results
 _MAX_CHANGES = 1000  # that are kept
 _TABLES = ("batches", "together")
 _NOT_COLUMNS = ("count", "constant")
-_NO_NEW = 2**31 - 1  # the epoch until which a curve stays that has no new points
+_NO_NEW = 2**31 - 1  # in place of an epoch, for a curve without new points
 
 
 class Curve(NamedTuple):
@@ -52,7 +52,7 @@ def curves_of(results: Results, names: Iterable[str], positions: Iterable[int]) 
 
 
 class _Change(NamedTuple):
-    """What a version changed. runs: the epoch until which their curves stay, by index."""
+    """What a version changed. runs: by index, the last epoch until which the curves are unchanged."""
 
     number: int
     runs: dict[int, int]
@@ -173,7 +173,7 @@ class Published:
 
 
 def _shape(built: Document) -> tuple[Any, ...]:
-    """What a browser cannot change without the whole document: runs, names of columns, constants, and sampling."""
+    """Return what a browser cannot change without the whole document: runs, names of columns, constants, sampling."""
     runs = built["runs"]
     return (runs["key"], runs["constant"], list(runs), list(runs["parameters"]), list(runs["metrics"]),
             built["curves"]["metrics"], built["curves"]["others"], built["sampled"],
@@ -181,19 +181,19 @@ def _shape(built: Document) -> tuple[Any, ...]:
 
 
 def _columns(runs: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
-    """The mapping and the name of each column of runs."""
+    """Return the mapping and the name of each column of runs."""
     return [(runs, name) for name, column in runs.items() if isinstance(column, list)] + [
         (runs[group], name) for group in ("parameters", "metrics") for name in runs[group]]
 
 
 def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[int]:
-    """The runs of which some column differs."""
+    """Return the runs of which some column differs."""
     return {run for (old, name), (new, _) in zip(_columns(before), _columns(after), strict=True)
             if old[name] != new[name] for run, cell in enumerate(new[name]) if old[name][run] != cell}
 
 
 def _pick(runs: Mapping[str, Any], indices: Sequence[int]) -> dict[str, Any]:
-    """The columns of some runs."""
+    """Return the columns of some runs."""
     return {name: _pick(column, indices) if isinstance(column, dict) else [column[index] for index in indices]
             for name, column in runs.items() if name not in _NOT_COLUMNS}
 

@@ -13,7 +13,7 @@ _OF_BATCH = ("", f"/{run_folder.NOTES}", f"/{run_folder.SEARCH}")
 
 
 class Scan:
-    """The stamps of files when they were last looked at."""
+    """The stamps of files at the last scan."""
 
     def __init__(self) -> None:
         self._runs: dict[str, _Stamp] = {}
@@ -42,11 +42,6 @@ class Scan:
                 self._batches[path] = stamp
                 changed.append(path)
         return changed
-
-    def forget(self, paths: Iterable[str]) -> None:
-        """Drop the stamps of runs that are not looked at any more."""
-        for path in paths:
-            self._runs.pop(path, None)
 
 
 def _run_stamp(path: str, before: _Stamp) -> _Stamp:

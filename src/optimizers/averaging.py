@@ -23,7 +23,7 @@ def newest_weight(averaging: Averaging, step: int) -> float:
 class AveragedModel:
     """A copy of a model that holds the average of its parameters.
 
-    Buffers (as running means of a batch norm) are not averaged but copied from the model, as
+    Buffers (such as running means of a batch norm) are not averaged but copied from the model, as
     torch.optim.swa_utils.AveragedModel does by default.
     """
 

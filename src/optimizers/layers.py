@@ -55,8 +55,9 @@ def _with_parameters(model: nn.Module) -> list[nn.Module]:
 
 
 class Freeze:
-    """Freeze the backbone, all parameters but the head's, until an epoch. None: for the whole training.
+    """Freezes the backbone, all parameters but the head's.
 
+    until: epoch from which all parameters are trained; None: the backbone is frozen for the whole training.
     The statistics of its batch norms do not change while it is frozen.
     """
 

@@ -59,7 +59,7 @@ def step_metrics(row: Mapping[str, float]) -> dict[str, float]:
 
 
 class TrackerUnavailable(Exception):
-    """A tracker cannot be used in this run, so that a retry would be in vain."""
+    """A tracker cannot be used in this run: a retry cannot help."""
 
 
 def ping(address: str, timeout: float) -> None:

@@ -8,8 +8,6 @@ from rich.text import Text
 from src.terminal import cells, colors
 from src.terminal.live import keys
 
-QUIT = "quit"
-
 
 class Page:
     """A page. `press` returns another page to open above it, itself to stay, or None to close it."""

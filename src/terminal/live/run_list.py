@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from src import metrics
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Run
 from src.terminal.live.reader import Batch, Details
@@ -114,8 +115,6 @@ def urgency(state: str) -> int:
 
 
 def _more_is_better(batch: Batch, details: Mapping[str, Details]) -> bool:
-    from src import metrics
-
     column = next((item.row.metric for run in batch.observation.runs.values()
                    if (item := details.get(run.path)) and item.row.metric), None)
     return column is not None and metrics.direction(column, batch.metric) == metrics.MAXIMIZE

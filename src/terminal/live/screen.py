@@ -46,7 +46,7 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave it half restored
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt this
         self._restore()
         for number, handler in {**self._handlers, signal.SIGINT: interrupt}.items():
             signal.signal(number, handler)
