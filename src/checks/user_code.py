@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from src.checks.registered_names import is_user_code
 from src.errors import BatchError, ConfigError, did_you_mean
 from src.io import ownership, user_settings
 
@@ -24,6 +23,7 @@ _NAMING_CODE = ("model", "dataset", "loss", "task", "metrics", "eval_datasets") 
 _NOT_SOURCES = frozenset(("data", "results", "site-packages", "dist-packages"))  # folders in a project
 _PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _IDENTIFIER = r"[A-Za-z_]\w*"
+# of eval_datasets it is only the beginning of a value: my_module:make_dataset@test
 _NAME = re.compile(rf"({_IDENTIFIER}(?:\.{_IDENTIFIER})*):({_IDENTIFIER})")
 
 
@@ -136,7 +136,7 @@ def require_trust(spec: Mapping[str, Any], trust: bool, *paths: str, owner: str 
     """
     owner = owner or ownership.other_owner(*paths)
     values = [(key, value) for key in _NAMING_CODE for value in _listed(spec.get(key))]
-    names = [f"{key}: {value}" for key, value in values if isinstance(value, str) and is_user_code(value)]
+    names = [f"{key}: {value}" for key, value in values if isinstance(value, str) and _NAME.match(value)]
     if owner and names and not trust:
         raise BatchError(f"this is of {owner}, and executes code of this project: {', '.join(names)[:200]}",
                          where=paths[0], hint="read its config.yaml; if you trust it, pass trust=True (mlflow.pyfunc "

@@ -143,7 +143,7 @@ class Live:
         return sections.batch_notes(self.batches[batch])
 
     def curves(self, metric: str) -> dict[str, Any] | None:
-        """Return `curves` of the document with one metric, read now; None if no run has it, or other runs can be read."""
+        """Return `curves` of the document with one metric, read now; None if no run has it, or the runs differ."""
         folders = self.published.folders
         results = read_results(folders)
         name = next((name for name in results.long.columns[2:] if plain.text(name) == metric), None)

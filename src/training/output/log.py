@@ -14,7 +14,6 @@ from loguru import logger
 
 from src import run_folder
 from src.io import files
-from src.monitoring import gpu_idle
 
 if TYPE_CHECKING:
     from loguru import Logger, Record
@@ -118,7 +117,7 @@ def bottleneck_message(row: Mapping[str, Any], config: Mapping[str, Any], in_mem
         return None
     speed = f"({row['train/examples_per_second']:.4g} examples a second)"
     remedies = [f"a batch_size above {config['batch_size']}"]
-    if share > gpu_idle.DATA_BOUND:
+    if share > 0.3:
         if not in_memory:
             remedies = [f"num_workers above {config['num_workers']}",
                         "data_on_device: true, if they are images that fit", *remedies]
