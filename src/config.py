@@ -288,15 +288,18 @@ def _above_zero(value: float | None) -> None:
         raise ConfigError(f"{value!r} is too small", allowed="more than 0")
 
 
-def _check_decay(value: float | None) -> None:
-    if value is not None and not 0 < value <= 10:
-        raise ConfigError(f"{value!r} is not a factor for learning rates", allowed="more than 0, up to 10, e.g. 0.75")
-
-
 def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         if value is not None and value not in allowed:
             raise ConfigError(f"unknown value {value!r}", allowed=allowed, hint=did_you_mean(value, allowed))
+    return check
+
+
+def _is(what: str, allowed: str, accepts: Callable[[Any], bool]) -> Callable[[Any], None]:
+    """Return a check that a value is null, or `what`: ConfigError unless `accepts` returns True."""
+    def check(value: Any) -> None:
+        if value is not None and not accepts(value):
+            raise ConfigError(f"{value!r} is not {what}", allowed=allowed)
     return check
 
 
@@ -315,27 +318,6 @@ def _check_address(value: str | None) -> None:
                           hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN")
 
 
-def _check_limit(value: float | None) -> None:
-    if value is not None and not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
-        raise ConfigError(f"{value!r} is not a number of batches",
-                          allowed="1, 2, … batches, or a fraction above 0, up to 1.0")
-
-
-def _check_models(value: list[str] | None) -> None:
-    if value is not None and (not value or not set(value) <= {"last", "av"}):
-        raise ConfigError(f"{value!r} is not a choice of models", allowed="[last], [av], [last, av] or null")
-
-
-def _check_column_base(value: int | None) -> None:
-    if value not in (None, 0, 1):
-        raise ConfigError(f"invalid column base {value!r}", allowed="0, 1 or null")
-
-
-def _check_shape(value: list[int] | None) -> None:
-    if value is not None and (not value or min(value) < 1):
-        raise ConfigError(f"{value!r} is not a shape", allowed="a list of positive sizes, e.g. [3, 32, 32]")
-
-
 # fields in which infinity means: no limit, or never
 _MAY_BE_INFINITE = ("max_allowed_loss", "clip_grad_norm", "clip_grad_value", "log_interval", "log_interval_eval")
 # fields that optimizers compute with in float32, in which a larger number overflows
@@ -348,16 +330,20 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "cooldown_steps", "seed_model",
                      "seed_training", "seed_split", "max_allowed_loss", "crop_padding", "max_requeues"), _at_least(0)),
-    **dict.fromkeys(("scale", "ratio"), registered_names.check_range),
-    "libsvm_base": _check_column_base,
+    **dict.fromkeys(("scale", "ratio"), _is(
+        "a range", "two positive numbers, the smaller first, e.g. [0.08, 1.0]",
+        lambda value: len(value) == 2 and 0 < value[0] <= value[1] < math.inf)),
+    "libsvm_base": _is("a column base", "0, 1 or null", lambda value: value in (0, 1)),
     "best_checkpoint_goal": _one_of(registered_names.GOALS),
     "interpolation": _one_of(registered_names.INTERPOLATIONS),
-    "crop_pct": registered_names.check_crop_pct,
-    **dict.fromkeys(("hflip", "vflip", "random_erasing"), registered_names.check_probability),
+    "crop_pct": _is("a fraction of an image's side", "more than 0, up to 1, e.g. 0.875", lambda value: 0 < value <= 1),
+    **dict.fromkeys(("hflip", "vflip", "random_erasing"), _is(
+        "a probability", "0 to 1, e.g. 0.5", lambda value: 0 <= value <= 1)),
     "color_jitter": _above_zero,
     "auto_augment": registered_names.check_auto_augment,
-    **dict.fromkeys(("mixup", "cutmix"), registered_names.check_alpha),
-    "label_smoothing": registered_names.check_smoothing,
+    **dict.fromkeys(("mixup", "cutmix"), _is(
+        "an alpha of a Beta distribution", "0 (off) or more, e.g. 0.2", lambda value: 0 <= value < math.inf)),
+    "label_smoothing": _is("a label smoothing", "0 to less than 1, e.g. 0.1", lambda value: 0 <= value < 1),
     "best_checkpoint_metric": patterns.check,
     "checkpoint_every": registered_names.parse_interval,
     "device": _check_device,
@@ -366,19 +352,23 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "model": registered_names.check_model,
     "model_head_init": _one_of(registered_names.HEAD_INITS),
     "zero_shot_templates": registered_names.check_templates,
-    "model_input_shape": _check_shape,
+    "model_input_shape": _is("a shape", "a list of positive sizes, e.g. [3, 32, 32]",
+                             lambda value: bool(value) and min(value) >= 1),
     "loss": registered_names.check_loss,
     "targets": _one_of(registered_names.TARGETS),
     "task": registered_names.check_user_code,
     "precision": _one_of(registered_names.PRECISIONS),
     "compile": _one_of(registered_names.COMPILE_MODES),
-    "eval_models": _check_models,
-    **dict.fromkeys(("limit_train_batches", "limit_eval_batches"), _check_limit),
+    "eval_models": _is("a choice of models", "[last], [av], [last, av] or null",
+                       lambda value: bool(value) and set(value) <= {"last", "av"}),
+    **dict.fromkeys(("limit_train_batches", "limit_eval_batches"), _is(
+        "a number of batches", "1, 2, … batches, or a fraction above 0, up to 1.0",
+        lambda value: value >= 1 if isinstance(value, int) else 0 < value <= 1)),
     "metrics": registered_names.check_metrics,
     "train_length_unit": _one_of(registered_names.TRAIN_LENGTH_UNITS),
     "optim_alg": registered_names.check_optimizer,
     "freeze": _one_of(("backbone",)),
-    "layer_decay": _check_decay,
+    "layer_decay": _is("a factor for learning rates", "above 0, up to 10, e.g. 0.75", lambda value: 0 < value <= 10),
     **dict.fromkeys(("clip_grad_norm", "clip_grad_value", "unfreeze_lr", "system_metrics"), _above_zero),
     "lr_schedule": registered_names.parse_schedule,
     "averaging": registered_names.parse_averaging,

@@ -280,25 +280,6 @@ def implied_targets(loss: str) -> str | None:
     return TORCH_LOSSES.get(loss.removeprefix("torch/"))
 
 
-def check_range(value: list[float] | None) -> None:
-    """Raise ConfigError unless `value` is null or a range of positive numbers."""
-    if value is not None and not (len(value) == 2 and 0 < value[0] <= value[1] < float("inf")):
-        raise ConfigError(f"{value!r} is not a range",
-                          allowed="two positive numbers, the smaller first, e.g. [0.08, 1.0]")
-
-
-def check_probability(value: float) -> None:
-    """Raise ConfigError unless `value` is between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{value!r} is not a probability", allowed="0 to 1, e.g. 0.5")
-
-
-def check_crop_pct(value: float | None) -> None:
-    """Raise ConfigError unless `value` is null or a fraction of an image's side."""
-    if value is not None and not 0 < value <= 1:
-        raise ConfigError(f"{value!r} is not a fraction of an image's side", allowed="more than 0, up to 1, e.g. 0.875")
-
-
 def check_auto_augment(text: str | None) -> None:
     """Raise ConfigError unless `text` starts like a policy of timm, which parses the rest."""
     if text is not None and not re.match(r"(rand|augmix|original|originalr|v0|v0r|3a)(-|$)", text):
@@ -312,18 +293,6 @@ def check_templates(templates: list[str]) -> None:
     if wrong or not templates:
         raise ConfigError(f"{wrong[0]!r} has no placeholder for the class name" if wrong else "the list is empty",
                           allowed="[[a photo of a {}.]] and the like: {} once in each")
-
-
-def check_alpha(value: float) -> None:
-    """Raise ConfigError unless Beta(value, value) is a distribution, or `value` is 0."""
-    if not 0 <= value < float("inf"):
-        raise ConfigError(f"{value!r} is not an alpha of a Beta distribution", allowed="0 (off) or more, e.g. 0.2")
-
-
-def check_smoothing(value: float) -> None:
-    """Raise ConfigError unless 0 <= value < 1."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"{value!r} is not a label smoothing", allowed="0 to less than 1, e.g. 0.1")
 
 
 def check_dataset(name: str) -> None:

@@ -173,7 +173,7 @@ def test_column_base_can_be_overridden(config: Config, tmp_path: Path) -> None:
     (tmp_path / "toy.t").write_text("+1 0:7\n")
     with pytest.raises(DataError, match="libsvm_base: split 'test' of libsvm/toy has a column 0; allowed: 0, or null"):
         make_data(config._replace(libsvm_base=1))
-    with pytest.raises(ConfigError, match="libsvm_base: invalid column base 2; allowed: 0, 1 or null"):
+    with pytest.raises(ConfigError, match="libsvm_base: 2 is not a column base; allowed: 0, 1 or null"):
         Config.from_dict({"libsvm_base": 2})
 
 
