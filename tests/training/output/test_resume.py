@@ -350,7 +350,7 @@ def test_duration_of_each_save_is_reported(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("text", ["10", "0min", "1.5steps", "often", "-1epoch"])
 def test_invalid_interval_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=f"checkpoint_every: '{text}' is not an interval; allowed: as 10min"):
+    with pytest.raises(ConfigError, match=f"checkpoint_every: '{text}' is not an interval; allowed: e.g. 10min"):
         Config.from_dict({"checkpoint_every": text})
 
 
