@@ -44,9 +44,7 @@ def main(argv: Sequence[str]) -> int:
         if exit_code is not None:
             return exit_code
 
-    plan, launch = plan_runs(options)
-    submission = plan_submission(plan, launch, options.max_queued)
-
+    plan, launch, submission = plan_runs(options)
     try:
         return print_or_submit(plan, launch, submission, options, argv)
     except BrokenPipeError:  # `… | head`, which must not look like a submission
@@ -70,8 +68,7 @@ def print_or_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Su
 
             wait.wait_for_batches([os.path.join(plan.batch, run_folder.CANARY)], _CANARY_INTERVAL)
             options = options._replace(yes=True, overwrite=False)
-            plan, launch = plan_runs(options)
-            submission = plan_submission(plan, launch, options.max_queued)
+            plan, launch, submission = plan_runs(options)
             exit_code = _print_and_submit(plan, launch, submission, options, argv)
     if options.json:
         from src.submission.execution.messages import submission_document
@@ -107,14 +104,17 @@ def _print_and_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: 
     return execute(plan, launch, submission, options, argv)
 
 
-def plan_runs(options: Options) -> tuple[SubmissionPlan, LaunchSettings]:
-    """Return which runs of which batch to submit, and how they are started."""
+def plan_runs(options: Options) -> tuple[SubmissionPlan, LaunchSettings, Submission | None]:
+    """Return which runs of which batch to submit, how they are started, and the calls of sbatch."""
     if options.retry:
         from src.submission.planning.retry import plan_retry
 
-        return choose_launch(plan_retry(options, PROJECT), None, options, journal.new_token())
-    job_spec = read_job_spec(options.path)
-    return choose_launch(plan_job_spec(job_spec, options, PROJECT), job_spec, options, journal.new_token())
+        job_spec, plan = None, plan_retry(options, PROJECT)
+    else:
+        job_spec = read_job_spec(options.path)
+        plan = plan_job_spec(job_spec, options, PROJECT)
+    plan, launch = choose_launch(plan, job_spec, options, journal.new_token())
+    return plan, launch, plan_submission(plan, launch, options.max_queued)
 
 
 if __name__ == "__main__":

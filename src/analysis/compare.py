@@ -127,13 +127,14 @@ def compare(before: Results, after: Results) -> Comparison:
     matches = [match for match in shared if len(match.before) and len(match.after)]
     compared = matches
     if not matches:
-        runs = [[one.position] for one in best if one] if all(best) else [
+        runs = [[run.position] for run in best if run] if all(best) else [
             np.flatnonzero(tables.counted(config)) for config in configs]
         compared = [_Match(np.array(runs[0]), np.array(runs[1]), is_paired=False)]
     columns = _metric_columns(before, after, values, metric)
     metric_changes = [_metric_change(name, values, compared, metric) for name in columns]
     ranked = metrics.ranking_columns(columns, metric)
-    only_before, only_after = ([name for name in own if name not in other] for own, other in (names, names[::-1]))
+    only_before, only_after = ([name for name in first if name not in second]
+                               for first, second in (names, names[::-1]))
     return Comparison(changes, only_before, only_after, len(matches), len(shared) - len(matches),
                       (tables.run_counts(before.config), tables.run_counts(after.config)), best,
                       (_best_setting(frames[0]), _best_setting(frames[1])),
@@ -241,23 +242,24 @@ def _metric_change(name: str, values: list[pd.DataFrame], matches: list[_Match],
     columns = [table[name].to_numpy(float) for table in values]
     pairs = []
     for match in matches:
-        own, other = columns[0][match.before], columns[1][match.after]
+        earlier, later = columns[0][match.before], columns[1][match.after]
         if match.is_paired:
-            finite = np.isfinite(own) & np.isfinite(other)
-            own, other = own[finite], other[finite]
+            finite = np.isfinite(earlier) & np.isfinite(later)
+            earlier, later = earlier[finite], later[finite]
         else:
-            own, other = own[np.isfinite(own)], other[np.isfinite(other)]
-        if len(own) and len(other):
-            pairs.append((own, other, match.is_paired))
+            earlier, later = earlier[np.isfinite(earlier)], later[np.isfinite(later)]
+        if len(earlier) and len(later):
+            pairs.append((earlier, later, match.is_paired))
     if not pairs:
         return None
-    before, after = np.array([(own.mean(), other.mean()) for own, other, _ in pairs]).T
+    before, after = np.array([(earlier.mean(), later.mean()) for earlier, later, _ in pairs]).T
     if len(pairs) > 1:
         change, basis = inference.mean(after - before), f"{len(pairs)} settings"
     else:
-        (own, other, is_paired), = pairs
-        change = inference.mean(other - own) if is_paired else inference.welch_difference(own, other)
-        basis = f"{len(own)} seed{'s' * (len(own) > 1)} in both" if is_paired else f"{len(own)} + {len(other)} runs"
+        (earlier, later, is_paired), = pairs
+        change = inference.mean(later - earlier) if is_paired else inference.welch_difference(earlier, later)
+        basis = (f"{tables.count(len(earlier), 'seed')} in both" if is_paired else
+                 f"{len(earlier)} + {len(later)} runs")
     is_result = name.rpartition("/")[2] != "time"
     goal = metrics.direction(name, metric) if is_result and change.value else None
     return MetricChange(name, float(before.mean()), float(after.mean()), change, basis,

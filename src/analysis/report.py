@@ -30,7 +30,7 @@ def write_report(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     results = read_results(paths)
     path = os.fspath(path) if path is not None else os.path.join(
         _first_batch(results, paths), f"report{_other_batches(results)}.html")
-    folders = [os.fspath(one) for one in paths if os.path.isdir(one)]
+    folders = [os.fspath(batch) for batch in paths if os.path.isdir(batch)]
     files.write_atomic(path, build_report(results, status, resources, folders), sync=False)
     return path
 
@@ -61,11 +61,11 @@ def _details(document: Mapping[str, Any], folders: Sequence[str]) -> dict[str, A
     chosen: dict[str, Any] = {}
     room = _MAX_DETAILS_SIZE
     for run in list(dict.fromkeys(_by_interest(document)))[:_MAX_DETAILS]:
-        found = details.run(folders[run], {name: values[run] for name, values in parameters.items()})
-        room -= len(page_document.to_json(found))
+        run_details = details.run(folders[run], {name: values[run] for name, values in parameters.items()})
+        room -= len(page_document.to_json(run_details))
         if room < 0:
             break
-        chosen[document["runs"]["key"][run]] = found
+        chosen[document["runs"]["key"][run]] = run_details
     note = None if len(chosen) == len(folders) else (
         f"This file has the logs, configs and system metrics of {len(chosen)} of {len(folders):,} runs: one of each "
         "kind of failure, the best ones, then the others in order. The dashboard shows those of all runs:")
@@ -78,10 +78,11 @@ def _by_interest(document: Mapping[str, Any]) -> Iterator[int]:
     yield from (runs[0] for runs in failures if runs)
     runs = document["runs"]
     for number, batch in enumerate(document["batches"]):
-        ranked = [run for run, of in enumerate(runs["batch"]) if of == number and runs["value"][run] is not None]
+        ranked = [run for run, own_batch in enumerate(runs["batch"])
+                  if own_batch == number and runs["value"][run] is not None]
         if batch["metric"]:
             sign = -1 if batch["metric"]["goal"] == "maximize" else 1
             yield from sorted(ranked, key=lambda run, sign=sign: sign * runs["value"][run])[:10]  # type: ignore[misc]
-    for of in failures:
-        yield from of
+    for group in failures:
+        yield from group
     yield from range(runs["count"])

@@ -44,12 +44,12 @@ def best(options: argparse.Namespace) -> Output:
 
     results = read_results([batch_folder.require_batch(path) for path in options.batches])
     df = _selected(results, options.where)
-    found = best_settings.find(df, options.metric, options.epoch, options.by)
-    shown = found._replace(table=found.table.head(options.limit))
+    ranked = best_settings.find(df, options.metric, options.epoch, options.by)
+    shown = ranked._replace(table=ranked.table.head(options.limit))
     texts = best_settings.to_text(shown)
     lines = table([list(texts), *texts.to_numpy().tolist()])
-    lines.append(f"{len(shown.table)} of {count(found.settings, 'setting')}; {found.note}")
-    return Output([*lines, *best_settings.name_uncounted(found)], _document(shown, df["run"].to_dict()))
+    lines.append(f"{len(shown.table)} of {count(ranked.settings, 'setting')}; {ranked.note}")
+    return Output([*lines, *best_settings.name_uncounted(ranked)], _document(shown, df["run"].to_dict()))
 
 
 def _selected(results: Results, expression: str | None) -> Any:
@@ -62,17 +62,17 @@ def _selected(results: Results, expression: str | None) -> Any:
     return df.loc[query.query(tables.values_table(results.config, results.long), expression).index]
 
 
-def _document(found: BestSettings, names: dict[Any, str]) -> documents.BestSettings:
+def _document(best: BestSettings, names: dict[Any, str]) -> documents.BestSettings:
     """names: of the runs, by their labels in the frame."""
     from src.analysis.reading.filters import is_missing
     from src.analysis.tables import tables
 
-    parameters = tables.ranked_parameters(found.table)
-    rows = found.table.astype(object).to_dict("records")
+    parameters = tables.ranked_parameters(best.table)
+    rows = best.table.astype(object).to_dict("records")
     return {"settings": [{
         "rank": None if is_missing(row["rank"]) else int(row["rank"]),
         "parameters": {name: None if is_missing(row[name]) else row[name] for name in parameters},
         "mean": float(row["value"]), "deviation": float(row["deviation"]), "low": float(row["low"]),
         "high": float(row["high"]), "counted": int(row["runs"]), "left_out": row["left_out"],
         "runs": [names[label] for label in row["members"]]} for row in rows],
-        "of": found.settings, "metric": found.metric, "not_counted": found.uncounted, "note": found.note}
+        "of": best.settings, "metric": best.metric, "not_counted": best.uncounted, "note": best.note}

@@ -47,7 +47,7 @@ def _decisions(batch: str, defined: Search) -> Output:
          "rung": defined.rungs[decision.rung], "run": history.ledger.trials[decision.trial].run,
          "sampler": decision.sampler or None} for decision in history.decisions]
     best = history.current.best_trial()
-    end = [f"best: {_value(best, history.current)} {defined.metric}, {best.run}"] if best else []
+    end = [f"best: {_value(best)} {defined.metric}, {best.run}"] if best else []
     return Output([*table(rows), *end], document)
 
 
@@ -58,7 +58,7 @@ def _row(decision: Decision, ledger: Ledger) -> tuple[str, ...]:
             chosen_by, ledger.trials[decision.trial].run)
 
 
-def _value(trial: Trial, ledger: Ledger) -> str:
+def _value(trial: Trial) -> str:
     result = trial.last_result
     return f"{math.nan if result is None or result.value is None else result.value:.4g}"
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from src import metrics
-from src.analysis.plotting.figure_layout import common_label, count, describe_metric, format_value
+from src.analysis.plotting.figure_layout import common_label, describe_metric, format_value
 from src.analysis.plotting.table_figures import format_intervals, format_means
 from src.analysis.tables import tables
+from src.analysis.tables.tables import count
 from src.errors import listed
 
 

@@ -22,6 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from src import run_folder
 from src.analysis.reading.filters import cell_key, is_missing, is_number, key_column, levels, require_column
 from src.analysis.tables import tables
+from src.analysis.tables.tables import count
 from src.errors import ResultsError
 
 STYLE = os.path.join(os.path.dirname(__file__), "gridiron.mplstyle")
@@ -329,7 +330,7 @@ def add_caption(figure: Figure, parts: Sequence[str]) -> None:
 def describe_metric(names: Sequence[str], epoch: str | int) -> str:
     """Describe what was measured and when, for a caption: val accuracy (last) at the best epoch."""
     at = f"at the {epoch} epoch" if isinstance(epoch, str) else f"after epoch {epoch}"
-    return "; ".join([f"{common_label(names)} {at}", *tables.selection_note(list(names), epoch)])
+    return "; ".join([f"{common_label(names)} {at}", *tables.selection_note(list(names))])
 
 
 def format_value(value: Any, most: int = 28) -> str:
@@ -364,11 +365,6 @@ def common_label(names: Sequence[str]) -> str:
     splits = {name.partition("/")[0] for name in names}
     measures = " / ".join(dict.fromkeys(map(_measure, names)))
     return f"{splits.pop()} {measures}" if len(splits) == 1 else measures
-
-
-def count(number: int, noun: str) -> str:
-    """Format a number with its noun: 1 run, 3 runs."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _measure(name: str) -> str:

@@ -22,7 +22,6 @@ from src.analysis.plotting.figure_layout import (
     Grid,
     ParameterAxis,
     common_label,
-    count,
     describe_metric,
     format_value,
     styled,
@@ -31,6 +30,7 @@ from src.analysis.plotting.importance import permutation_importance
 from src.analysis.reading.arrays import read_array
 from src.analysis.reading.filters import cell_key, levels, require_column
 from src.analysis.tables import tables
+from src.analysis.tables.tables import count
 from src.errors import ResultsError
 
 MAX_CELLS = 30  # of a heat map, in a row or column
@@ -221,8 +221,8 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
         _draw_coordinate(axes, position, name, *_ticks_of(axis, df[name]))
     ticks = MaxNLocator(5).tick_values(low, high) if high > low else np.array([low])
     ticks = ticks[(ticks >= low) & (ticks <= high)]
-    _draw_coordinate(axes, len(names), f"{common_label(drawn)}", [f"{tick:.4g}" for tick in ticks],
-                (ticks - low) / (high - low) if high > low else [0.5])
+    _draw_coordinate(axes, len(names), common_label(drawn), [f"{tick:.4g}" for tick in ticks],
+                     (ticks - low) / (high - low) if high > low else [0.5])
     axes.set(xlim=(-0.15, len(names) + 0.55), ylim=(-0.06, 1.06))
     axes.set_axis_off()
     figure_layout.add_caption(figure, [
@@ -318,10 +318,9 @@ def confusion(df: pd.DataFrame, name: str | None = None, *, epoch: int | None = 
     """
     if df.empty:
         raise ResultsError("there are no runs to draw", hint="does the filter leave any?")
-    panels = [(value, _sum_matrices(runs, name, epoch)) for value, runs in (
-        [(None, df)] if columns is None else
-        [(level, figure_layout.group_by(df, columns)[cell_key(level)])
-         for level in levels(require_column(df, columns))])]
+    values = [None] if columns is None else levels(require_column(df, columns))
+    groups = figure_layout.group_by(df, columns)
+    panels = [(value, _sum_matrices(groups[cell_key(value)], name, epoch)) for value in values]
     matrices = [matrix for _, (matrix, _, _) in panels]
     size = len(matrices[0])
     if any(matrix.shape != (size, size) for matrix in matrices) or not 2 <= size <= _MAX_CLASSES:

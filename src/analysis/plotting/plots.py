@@ -23,7 +23,6 @@ from src.analysis.plotting.figure_layout import (
     ParameterAxis,
     column_label,
     common_label,
-    count,
     describe_metric,
     format_value,
     styled,
@@ -33,6 +32,7 @@ from src.analysis.plotting.table_figures import overview, ranking
 from src.analysis.reading.filters import cell_key, levels, require_column
 from src.analysis.reading.steps import curve_column, with_step_curves
 from src.analysis.tables import tables
+from src.analysis.tables.tables import count
 from src.errors import ResultsError, did_you_mean
 from src.io import files
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.analysis.plotting import figure_layout
-from src.analysis.plotting.figure_layout import BLUE, GREY, ORANGE, column_label, count, format_value, styled
+from src.analysis.plotting.figure_layout import BLUE, GREY, ORANGE, column_label, format_value, styled
+from src.analysis.tables.tables import count
 from src.errors import ResultsError
 from src.search import definition
 from src.search.definition import Search
@@ -27,7 +28,7 @@ _BINS = 12
 _COLUMNS = 4  # panels side by side
 
 
-class Found(NamedTuple):
+class UsedResult(NamedTuple):
     """A result of a search, in the order in which it was used.
 
     trials: that had been started by then; epochs: that all trials had spent until then; value: of the metric
@@ -136,15 +137,15 @@ def read_search(batch: str | os.PathLike[str]) -> tuple[Search, Ledger, History]
     return search, history.current, history
 
 
-def results_in_order(batch: str | os.PathLike[str]) -> tuple[str, list[Found]]:
+def results_in_order(batch: str | os.PathLike[str]) -> tuple[str, list[UsedResult]]:
     """Return the metric of a search, and its finite results in the order in which decisions used them."""
     search, _, history = read_search(batch)
     return search.metric, _results_in_order(search, history)
 
 
-def _results_in_order(search: Search, history: History) -> list[Found]:
+def _results_in_order(search: Search, history: History) -> list[UsedResult]:
     """Return the finite results in the order in which decisions used them, then those that none has used yet."""
-    found = []
+    used = []
     trials = epochs = 0
     spent: dict[int, int] = {}
     for results, is_new in [*((decision.results, decision.kind == "new") for decision in history.decisions),
@@ -154,9 +155,9 @@ def _results_in_order(search: Search, history: History) -> list[Found]:
             spent[result.trial] = search.rungs[result.rung]
             loss = loss_of(result, search)
             if loss < math.inf:
-                found.append(Found(trials, epochs, search.loss(loss)))  # twice negated
+                used.append(UsedResult(trials, epochs, search.loss(loss)))  # twice negated
         trials += is_new
-    return found
+    return used
 
 
 def _ranked(search: Search, ledger: Ledger) -> list[Trial]:

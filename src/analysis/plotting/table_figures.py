@@ -17,12 +17,12 @@ from src.analysis.plotting.figure_layout import (
     add_caption,
     column_label,
     common_label,
-    count,
     describe_metric,
     format_value,
     styled,
 )
 from src.analysis.tables import tables
+from src.analysis.tables.tables import count
 from src.errors import ResultsError
 
 _MARGIN, _GAP, _LINE = 0.1, 0.16, 0.16  # inches
@@ -51,8 +51,8 @@ def overview(df: pd.DataFrame, metric: str | None = None, *, n: int = 40) -> Fig
             _small_curves(sheet, name, members)
     sheet.add_text(f"best {common_label(names)}", format_means(shown), numbers=True)
     return sheet.finish([f"{len(shown)} of {count(len(table), 'setting')}, best first" if len(table) > n else "",
-                           "best: mean" + (" ± standard deviation of the runs" if (shown["runs"] > 1).any() else "")
-                           + ", each run at its best epoch", *tables.selection_note(names),
+                         "best: mean" + (" ± standard deviation of the runs" if (shown["runs"] > 1).any() else "")
+                         + ", each run at its best epoch", *tables.selection_note(names),
                          *tables.run_counts(df).lost()])
 
 

@@ -8,7 +8,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from src.errors import ResultsError, did_you_mean
 _MAX_LENGTH = 2000
 _EXAMPLE = "batch_size >= 128 and averaging.isnull() and model in ['linear', 'tiny/lenet']"
 _Value = Callable[[int], Any]  # row number → value
+_LITERALS = {"true": True, "false": False, "null": None}  # unless a column has this name
 
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -72,8 +73,7 @@ def _spell(value: Any) -> str:
         return f"{{{', '.join(f'{key!r}: {_spell(item)}' for key, item in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(_spell, value))}]"
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else (
-        repr(value))
+    return next((name for name, literal in _LITERALS.items() if value is literal), repr(value))
 
 
 def _kind(cell: Any) -> str:
@@ -193,19 +193,18 @@ class _Compiler:
         return lambda row: node.value
 
     def _name(self, node: ast.Name) -> _Value:
-        literals = {"true": True, "false": False, "null": None}
-        if node.id in literals and node.id not in self._df:
-            return lambda row: literals[node.id]
-        return self._cells(node).__getitem__
+        return self._cells(node).__getitem__ if self._is_column(node) else lambda row: _LITERALS[node.id]
+
+    def _is_column(self, node: ast.expr) -> TypeGuard[ast.Name]:
+        """Whether a node is a name, and none of the literals."""
+        return isinstance(node, ast.Name) and (node.id not in _LITERALS or node.id in self._df)
 
     def _cells(self, node: ast.Name) -> list[Any]:
         return column(self._df, self._quoted.get(node.id, node.id)).tolist()
 
     def _is_strict(self, node: ast.expr) -> bool:
         """Whether a node is a column in which 1 and 1.0 differ."""
-        if not isinstance(node, ast.Name) or node.id in ("true", "false", "null") and node.id not in self._df:
-            return False
-        return distinguishes_floats(self._quoted.get(node.id, node.id), self._cells(node))
+        return self._is_column(node) and distinguishes_floats(self._quoted.get(node.id, node.id), self._cells(node))
 
     def _list(self, node: ast.List | ast.Tuple) -> _Value:
         items = [self.value(item) for item in node.elts]
@@ -233,7 +232,7 @@ class _Compiler:
 
     def _check_cells(self, node: ast.expr, types: tuple[type, ...], operation: str) -> None:
         """Raise ResultsError if the node is a column in which no cell is of these types: nothing would ever match."""
-        if not isinstance(node, ast.Name) or node.id in ("true", "false", "null"):
+        if not self._is_column(node):
             return
         cells = [cell for cell in self._cells(node) if not is_missing(cell)]
         if cells and not any(isinstance(cell, types) for cell in cells):
@@ -255,7 +254,7 @@ class _Compiler:
 
     def _unaryop(self, node: ast.UnaryOp) -> _Value:
         is_not = isinstance(node.op, ast.Not)
-        if is_not and isinstance(node.operand, ast.Name) and node.operand.id not in ("true", "false", "null"):
+        if is_not and self._is_column(node.operand):
             column(self._df, self._quoted.get(node.operand.id, node.operand.id), is_negated=True)
         operand = self.value(node.operand)
         if is_not:
@@ -289,7 +288,7 @@ class _Compiler:
         values = list(map(self.value, operands))
         strict = list(map(self._is_strict, operands))
         for position, operand in enumerate(operands):
-            if isinstance(operand, ast.Name):  # a column: its neighbors are compared in its type
+            if self._is_column(operand):  # its neighbors are compared in its type
                 for other in {position - 1, position + 1} & set(range(len(operands))):
                     values[other] = self._in_type_of(operand, values[other])
         links = [(operation, values[i], values[i + 1], strict[i] or strict[i + 1])
@@ -299,8 +298,7 @@ class _Compiler:
 
     def _check_comparable(self, node: ast.expr, value: ast.expr) -> None:
         """Raise ResultsError if all cells of a column are lists or mappings, and the value is a number or a string."""
-        if not isinstance(value, ast.Constant) or not isinstance(node, ast.Name) or node.id in (
-                "true", "false", "null"):
+        if not isinstance(value, ast.Constant) or not self._is_column(node):
             return
         cells = [cell for cell in self._cells(node) if not is_missing(cell)]
         if cells and all(isinstance(cell, (Mapping, list)) for cell in cells) and not is_missing(value.value):

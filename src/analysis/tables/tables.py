@@ -105,17 +105,18 @@ class RunCounts(NamedTuple):
 
     def lost(self, diverged: str = "left out", unfinished: str = "left out") -> list[str]:
         """Return a phrase for each kind of runs that do not count. diverged, unfinished: how they are treated."""
-        phrases = [f"{_count(self.diverged, 'diverged run')} {diverged}"] if self.diverged else []
+        phrases = [f"{count(self.diverged, 'diverged run')} {diverged}"] if self.diverged else []
         if self.unfinished:
-            phrases.append(f"{_count(self.unfinished, 'run')} not ended, {unfinished}")
+            phrases.append(f"{count(self.unfinished, 'run')} not ended, {unfinished}")
         if self.repeats:
-            phrases.append(f"{_count(self.repeats, 'exact repeat')} left out")
+            phrases.append(f"{count(self.repeats, 'exact repeat')} left out")
         if self.is_preliminary:
             phrases.append("no run has ended: preliminary values")
         return phrases
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Format a number with its noun: 1 run, 3 runs."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -197,26 +198,7 @@ def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
     return matching
 
 
-def finite_epochs(end: str | None, curve: pd.Series) -> pd.Series:
-    """Return the evaluated epochs of a curve; none if the run diverged, whatever it reached before."""
-    return curve.iloc[:0] if end == run_folder.DIVERGED else curve[np.isfinite(curve.to_numpy())]
-
-
-def value_at(curve: pd.Series, epoch: str | int, less: bool) -> tuple[float, float]:
-    """Return (value, epoch) of the 'best', the 'last' or a given epoch of an evaluated curve; NaN if it has none.
-
-    less: whether less is better.
-    """
-    if isinstance(epoch, str) and epoch not in ("best", "last"):
-        raise ResultsError(f"invalid epoch '{epoch}'", allowed="best, last, or a number")
-    if curve.empty:
-        return np.nan, np.nan
-    at = {"best": curve.idxmin if less else curve.idxmax, "last": lambda: curve.index[-1]}[epoch]() \
-        if isinstance(epoch, str) else epoch
-    return (float(curve[at]), at) if at in curve.index else (np.nan, np.nan)
-
-
-def selection_note(columns: list[str], epoch: str | int = "best") -> list[str]:
+def selection_note(columns: list[str]) -> list[str]:
     """Return what a caption says about choosing by these columns: about test splits, and about averaged weights."""
     notes = ["averaged weights where a run has them, else the last"] if len(columns) > 1 and any(
         "/av/" in name for name in columns) else []
@@ -251,7 +233,7 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
     settings = chosen[varying_columns(df, seeds=True)].rename(columns=_apart_from(table))
     table = pd.concat([table, settings, chosen[["end", "folder"]]], axis=1)
     table["epoch"] = table["epoch"].astype("Int64")
-    table.attrs[CAPTION] = "; ".join(selection_note(columns, epoch))
+    table.attrs[CAPTION] = "; ".join(selection_note(columns))
     return table
 
 
@@ -268,15 +250,22 @@ def _values(df: pd.DataFrame, columns: list[str], epoch: str | int, less: bool) 
 
 
 def _run_value(end: str | None, curve: pd.Series, epoch: str | int, less: bool) -> tuple[float, float]:
-    """Return `value_at` of the finite epochs of a run; of the best one by numpy, in a tenth of the time."""
-    if epoch != "best" or curve.dtype == object:
-        return value_at(finite_epochs(end, curve), epoch, less)
-    values = curve.to_numpy()
-    is_finite = np.isfinite(values)
-    if end == run_folder.DIVERGED or not is_finite.any():
+    """Return (value, epoch) of a run at its 'best', its 'last' or a given evaluated epoch.
+
+    NaN if there is none, or if the run diverged, whatever it reached before. less: whether less is better.
+    """
+    if isinstance(epoch, str) and epoch not in ("best", "last"):
+        raise ResultsError(f"invalid epoch '{epoch}'", allowed="best, last, or a number")
+    if end == run_folder.DIVERGED:
         return np.nan, np.nan
-    at = int(np.where(is_finite, values, np.inf).argmin() if less else np.where(is_finite, values, -np.inf).argmax())
-    return float(values[at]), curve.index[at]
+    values = curve.to_numpy()
+    evaluated = np.flatnonzero(np.isfinite(values))
+    if not isinstance(epoch, str):
+        evaluated = evaluated[curve.index[evaluated] == epoch]
+    if not len(evaluated):
+        return np.nan, np.nan
+    row = evaluated[(np.argmin if less else np.argmax)(values[evaluated]) if epoch == "best" else -1]
+    return float(values[row]), curve.index[row]
 
 
 def _at_other_splits(chosen: pd.DataFrame, table: pd.DataFrame, names: list[str], stats: list[str]) -> pd.DataFrame:
@@ -286,14 +275,14 @@ def _at_other_splits(chosen: pd.DataFrame, table: pd.DataFrame, names: list[str]
     """
     sources: dict[str, dict[str, str]] = {}  # column of stats by new column and metric
     for name in names:
-        for other in _other_splits(name, stats):
-            split, *_, measure = other.split("/")
-            sources.setdefault(f"{split}/{measure}", {})[name] = other
-    cells = {other: list(chosen[other]) for of in sources.values() for other in of.values()}
-    at = list(zip(table["metric"], table["epoch"], strict=True))
-    return pd.DataFrame({column: [
-        cells[of[name]][row].get(epoch, np.nan) if name in of else np.nan for row, (name, epoch) in enumerate(at)]
-        for column, of in sources.items()}, index=table.index)
+        for column in _other_splits(name, stats):
+            split, *_, measure = column.split("/")
+            sources.setdefault(f"{split}/{measure}", {})[name] = column
+    curves = {column: list(chosen[column]) for by_metric in sources.values() for column in by_metric.values()}
+    epochs = list(zip(table["metric"], table["epoch"], strict=True))
+    return pd.DataFrame({new_column: [
+        curves[by_metric[name]][row].get(epoch, np.nan) if name in by_metric else np.nan
+        for row, (name, epoch) in enumerate(epochs)] for new_column, by_metric in sources.items()}, index=table.index)
 
 
 def _column_names(df: pd.DataFrame, by: str | Sequence[str]) -> list[str]:
@@ -375,7 +364,7 @@ def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "bes
     rank = pd.Series(pd.NA, table.index, "Int64")
     rank[has_rank] = inference.ranks(*(table.loc[has_rank, name].to_numpy() for name in ("value", "deviation", "runs")))
     table.insert(0, "rank", rank)
-    table.attrs[CAPTION] = "; ".join([*selection_note(names, epoch), *run_counts(df).lost()])
+    table.attrs[CAPTION] = "; ".join([*selection_note(names), *run_counts(df).lost()])
     return _first_of_each(table, [df[name][[labels[0] for labels in table["members"]]] for name in _column_names(
         df, by)]).reset_index(drop=True)
 
@@ -440,6 +429,6 @@ def runs_table(df: pd.DataFrame) -> pd.DataFrame:
     table = df[["index", "run", "end", *([REPEAT_OF] if REPEAT_OF in df else [])]].copy()
     curves = stats_columns(df)
     table["epochs"] = [len(curve) for curve in df[curves[0]]] if curves else 0
-    last = {name: [value_at(curve.dropna(), "last", False)[0] for curve in require_column(df, name)]
+    last = {name: [curve.dropna().iloc[-1] if curve.notna().any() else np.nan for curve in require_column(df, name)]
             for name in ranking_columns(df)[0]}
     return pd.concat([table, df[varying_columns(df, seeds=True)], pd.DataFrame(last, index=df.index)], axis=1)

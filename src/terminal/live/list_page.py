@@ -89,7 +89,7 @@ class ListPage(Page):
             body.append(self._row(fitted, index, run, is_selected=current is not None and run.name == current.name,
                                   columns=columns))
         body += [Text()] * (self._height + 1 - len(body))
-        return [*top, *body, sorting, self._detail(batch, current, columns), *bottom]
+        return [*top, *body, sorting, self._detail(current, columns), *bottom]
 
     def _request(self, batch: Batch, runs: RunList, shown: Sequence[Run]) -> None:
         """Request the results that are missing: of all runs if these are sorted by them, those in view first."""
@@ -134,7 +134,7 @@ class ListPage(Page):
         parts += [f"too narrow for {', '.join(fitted.left_out)}"] if fitted.left_out else []
         return Text(cells.truncate("  " + "  ·  ".join(parts), columns), colors.DIM)
 
-    def _detail(self, batch: Batch, run: Run | None, columns: int) -> Text:
+    def _detail(self, run: Run | None, columns: int) -> Text:
         """The name of the selected run, and why it is in its state."""
         if run is None:
             return Text()
