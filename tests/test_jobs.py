@@ -60,11 +60,12 @@ def test_grid(name):
         Config.from_dict(spec)
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", [*GRIDS, *SEARCHES])
 def test_header(name):
     header = re.match(r"(#.*\n)+", (JOBS / f"{name}.yaml").read_text(encoding="utf-8"))[0]
-    assert f"python submit_multiple.py jobs/{name}.yaml" in header
-    assert f"{GRIDS[name][0]} runs" in header
+    assert f"# Command: python submit_multiple.py jobs/{name}.yaml" in header
+    assert "\n# Cost: " in header and "\n# Shows: " in header
+    assert name in SEARCHES or f"{GRIDS[name][0]} runs" in header
 
 
 def test_linear_classifier_example():

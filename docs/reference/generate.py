@@ -70,7 +70,7 @@ TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"
 
 
 OTHER_FOLDERS = {
-    "submit_*.sh": "submit scripts: what a run asks Slurm for",
+    "submit_*.sh": "submit scripts: the resources that a run requests from Slurm",
     "activate.sh": "the Python environment that Slurm jobs use",
     "jobs/": "job specs to start from; in single/ specs of one run",
     "notebooks/": "view_results.ipynb: a batch from its files to tables and plots",
