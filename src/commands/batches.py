@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from src import notes
 from src.archive import run_files
 from src.code import code_state
+from src.commands import common
 from src.commands.command_output import Output
-from src.commands.common import PROJECT, confirm
+from src.commands.common import PROJECT, confirm, mebibytes, split_targets
 from src.errors import BatchError, shell_command
 from src.io import files
 from src.submission.batch import batch_folder
@@ -34,35 +35,33 @@ _UNFINISHED = retry_policy.RETRIED - {states.NEW} | {states.PAUSED}
 
 def add_rename(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=rename)
-    parser.add_argument("batch", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    common.add_batch(parser)
     parser.add_argument("name", metavar="NAME", help="the new name; the date in front of it stays")
 
 
 def add_move(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=move)
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    common.add_batches(parser)
     parser.add_argument("folder", metavar="FOLDER", help="where they are moved to; created if need be")
 
 
 def add_archive(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=archive)
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    common.add_batches(parser)
     parser.add_argument("--drop-checkpoints", action="store_true", help="delete the checkpoints of these runs, after a "
                         "question, instead of packing them")
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    common.add_yes(parser)
 
 
 def add_unarchive(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=unarchive)
-    parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
-                        help=f"{batch_folder.ACCEPTED_FORMS}; or {run_lookup.ACCEPTED_FORMS}")
+    common.add_targets(parser)
 
 
 def add_delete(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=delete)
-    parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
-                        help=f"{batch_folder.ACCEPTED_FORMS}; or {run_lookup.ACCEPTED_FORMS}")
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    common.add_targets(parser)
+    common.add_yes(parser)
 
 
 def rename(options: argparse.Namespace) -> Output:
@@ -146,7 +145,7 @@ def _ended_runs(observation: Observation) -> dict[str, Run]:
 def _archive_lines(batch: str, archived: list[str], left: dict[str, str], volumes: list[str]) -> list[str]:
     """Return what was archived of a batch, how to bring it back, and why other runs were left in their folders."""
     size = sum(map(os.path.getsize, volumes))
-    where = f"; its archive: {', '.join(volumes)} ({size / 2**20:,.1f} MiB)" if volumes else ""
+    where = f"; its archive: {', '.join(volumes)} ({mebibytes(size)})" if volumes else ""
     lines = [f"{batch}: {count(len(archived), 'run')} archived{where}"]
     for reason, number in Counter(left.values()).most_common():
         lines.append(f"  {count(number, 'run')} left alone: {reason}")
@@ -159,9 +158,9 @@ def unarchive(options: argparse.Namespace) -> Output:
     """Make the folders of archived runs again, as they were."""
     from src.submission.storage import archiving
 
-    named = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in options.targets}
-    selected: dict[str, list[str] | None] = {batch: None for batch in named.values() if batch}
-    for run in (_find_run(name) for name, batch in named.items() if not batch):
+    batches, run_names = split_targets(options.targets)
+    selected: dict[str, list[str] | None] = dict.fromkeys(batches)
+    for run in map(_find_run, run_names):
         batch, name = os.path.split(run)
         if (names := selected.setdefault(batch or ".", [])) is not None:
             names.append(name)
@@ -174,15 +173,15 @@ def unarchive(options: argparse.Namespace) -> Output:
 
 def delete(options: argparse.Namespace) -> Output:
     """Ask, and delete batches and single runs that are neither pending nor running; a file keeps what they were."""
-    # a number is the index or the Slurm job of a run, never the name of a batch
-    named = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in options.targets}
-    runs = list(dict.fromkeys(os.path.normpath(_find_run(name)) for name, batch in named.items() if not batch))
-    observations = _observe_idle(filter(None, named.values()), "delete this batch")
+    batches, run_names = split_targets(options.targets)
+    runs = list(dict.fromkeys(os.path.normpath(_find_run(name)) for name in run_names))
+    observations = _observe_idle(batches, "delete this batch")
     for run in _observe_idle_runs(runs):
-        print(f"{run.path}: {states.shown(run.state.name)}, {_mebibytes(run.path)}")
+        print(f"{run.path}: {states.shown(run.state.name)}, {_size(run.path)}")
     for observation in observations:
         print(f"{observation.path}: {_describe(observation)}")
-    which = "it" if len(named) == 1 else f"all {len(named)}"
+    number = len(batches) + len(run_names)
+    which = "it" if number == 1 else f"all {number}"
     confirm(f"Delete {which}? This cannot be undone.", "nothing was deleted", options)
     deleted: list[documents.Deleted | documents.DeletedRun] = []
     for run in _observe_idle_runs(runs):
@@ -239,11 +238,11 @@ def _add_note(batch: str, text: str) -> None:
 def _describe(observation: Observation) -> str:
     """Return `27 runs (24 done, 3 failed), 1,234.5 MiB`."""
     numbers = ", ".join(f"{number} {states.shown(name)}" for name, number in status.counts(observation).items())
-    return f"{count(len(observation.runs), 'run')} ({numbers}), {_mebibytes(observation.path)}"
+    return f"{count(len(observation.runs), 'run')} ({numbers}), {_size(observation.path)}"
 
 
-def _mebibytes(path: str) -> str:
+def _size(path: str) -> str:
     """Return the size of a folder with all its files, or of an archived run: `1,234.5 MiB`."""
     size = run_files.size(path) + sum(os.lstat(os.path.join(folder, name)).st_size
                                       for folder, _, names in os.walk(path) for name in names)
-    return f"{size / 2**20:,.1f} MiB"
+    return mebibytes(size)

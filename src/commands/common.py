@@ -34,6 +34,21 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
 
 
+def add_targets(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for batches and single runs, options.targets."""
+    parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
+                        help=f"{batch_folder.ACCEPTED_FORMS}; or {run_lookup.ACCEPTED_FORMS}")
+
+
+def split_targets(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the folders of the batches among names of batches and runs, and the other names.
+
+    A number is the index or the Slurm job of a run, never the name of a batch.
+    """
+    batches = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in names}
+    return list(filter(None, batches.values())), [name for name, batch in batches.items() if not batch]
+
+
 def add_yes(parser: argparse.ArgumentParser) -> None:
     """Add the option that answers the questions of a command."""
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -74,6 +89,11 @@ def _times(attempt: Mapping[str, Any]) -> dict[str, float]:
     """The start of an attempt, and its end if it has ended; without those that are unknown."""
     times = {"started": attempt.get("start"), "ended": attempt.get("end") if attempt.get("how") else None}
     return {name: time for name, time in times.items() if time is not None}
+
+
+def mebibytes(size: int) -> str:
+    """Format a number of bytes: `1,234.5 MiB`."""
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def confirm(question: str, nothing_done: str, options: argparse.Namespace) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from src import run_folder
+from src.commands import common
 from src.commands.command_output import Output
-from src.commands.common import confirm, observe_batches
+from src.commands.common import confirm, mebibytes, observe_batches, split_targets
 from src.search import summary
 from src.submission.batch import batch_folder
 from src.submission.status import retry_policy, run_lookup, states
@@ -22,23 +23,21 @@ if TYPE_CHECKING:
 
 def add_cancel(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=cancel)
-    parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
-                        help=f"{batch_folder.ACCEPTED_FORMS}; or {run_lookup.ACCEPTED_FORMS}")
+    common.add_targets(parser)
     parser.add_argument("--state", action="append", choices=sorted(retry_policy.ALIVE), metavar="STATE",
                         help=f"only runs in this state (repeatable): {', '.join(sorted(retry_policy.ALIVE))}")
     parser.add_argument("--by-id", action="store_true",
                         help="if squeue does not show whether a run has ended: cancel its Slurm jobs by the ids in the "
                         "journal")
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    common.add_yes(parser)
 
 
 def add_clean(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=clean)
-    parser.add_argument("batches", nargs="*", metavar="BATCH", help=f"{batch_folder.ACCEPTED_FORMS} (default: "
-                        "all under results/)")
+    common.add_batches(parser, common.ALL_BATCHES)
     parser.add_argument("--unfinished", action="store_true",
                         help="also of runs that have not ended and are not running: they would start over")
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    common.add_yes(parser)
 
 
 def cancel(options: argparse.Namespace) -> Output:
@@ -46,10 +45,9 @@ def cancel(options: argparse.Namespace) -> Output:
     from src.errors import shell_command
     from src.submission.status import cancel as cancelling
 
-    # a number is the index or the Slurm job of a run, never the name of a batch
-    named = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in options.targets}
-    batches = [os.path.normpath(batch) for batch in named.values() if batch]
-    runs = {run_lookup.find_run(name, batch_folder.results_folder()) for name, batch in named.items() if not batch}
+    named_batches, run_names = split_targets(options.targets)
+    batches = list(map(os.path.normpath, named_batches))
+    runs = {run_lookup.find_run(name, batch_folder.results_folder()) for name in run_names}
     observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(runs))]))
     cancellation = cancelling.select(observations, batches, runs, options.state, options.by_id)
     lines: list[str] = []
@@ -87,19 +85,19 @@ def clean(options: argparse.Namespace) -> Output:
         sizes = [size for run in _without_states(observation, kept_states)
                  if (size := run_folder.resume_checkpoints_size(run.path))]
         if sizes:
-            rows.append((observation.path, f"{_mebibytes(sum(sizes))} in {count(len(sizes), 'run')}"))
+            rows.append((observation.path, f"{mebibytes(sum(sizes))} in {count(len(sizes), 'run')}"))
             runs[observation.path] = len(sizes)
             total += sum(sizes)
     if not total:
         return Output(["nothing to remove"], {"removed": 0, "batches": {}})
     print("\n".join(table(rows)))
-    confirm(f"Remove {_mebibytes(total)}?", "nothing was removed", options)
+    confirm(f"Remove {mebibytes(total)}?", "nothing was removed", options)
     # observed again, since a run may have been resumed in the meantime
     freed = sum(run_folder.remove_resume_checkpoints(run.path, run.files.attempts)
                 for observation in observe_batches(options.batches)
                 for run in _without_states(observation, kept_states) if run.files)
     document: documents.Cleaned = {"removed": freed, "batches": runs}
-    return Output([f"removed {_mebibytes(freed)}"], document)
+    return Output([f"removed {mebibytes(freed)}"], document)
 
 
 def _without_states(observation: Observation, state_names: Iterable[str]) -> Iterator[Run]:
@@ -108,7 +106,3 @@ def _without_states(observation: Observation, state_names: Iterable[str]) -> Ite
     if observation.count((states.PAUSED,)) and summary.may_continue(observation.path):
         kept.add(states.PAUSED)
     return (run for run in observation.runs.values() if run.state.name not in kept)
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
