@@ -175,6 +175,8 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
     for group, names in (("before", comparison.only_before), ("after", comparison.only_after)):
         if names:
             lines.append(f"only {group}: {listed(names, 6)}")
+    if not comparison.metrics:
+        return [*lines, "", "no metric has a value in both batches"]
     shared = comparison.settings + comparison.lost_settings
     settings = f"{comparison.settings} of {shared} settings" if comparison.lost_settings else count(shared, "setting")
     lines += ["", f"change of each metric: last values, mean over {settings} that both have"

@@ -32,7 +32,7 @@ def search(options: argparse.Namespace) -> Output:
     batch = batch_folder.require_batch(options.batch)
     defined = definition.read(batch)
     if defined is None:
-        raise BatchError("this batch is no search", where=batch, hint="a job spec with job_details.search makes one "
+        raise BatchError("this batch is not a search", where=batch, hint="a job spec with job_details.search makes one "
                          "(docs/search.md)")
     return _replay(batch, defined) if options.replay else _decisions(batch, defined)
 

@@ -149,6 +149,17 @@ def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "the settings that both have are the same" in capsys.readouterr().out
 
 
+def test_batches_without_metrics_are_compared_by_their_settings(tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    batch = make_empty_batch(tmp_path, "a")
+    make_run(batch, 0, DIGITS, stats="")
+    assert experiments.main(["compare", batch, batch]) == 0
+    out = capsys.readouterr().out
+    assert "no metric has a value in both batches" in out and "95 % interval" not in out
+    assert experiments.main(["best", batch]) == 2
+    assert "no run has a row in stats.csv yet" in capsys.readouterr().err
+
+
 def test_equal_best_runs_are_counted_and_best_settings_compared(tmp_path: Path,
                                                                 capsys: pytest.CaptureFixture[str]) -> None:
     values = {0.1: (0.875, 0.875, 0.5), 1.0: (0.875, 0.75, 0.8125)}  # three runs share the best value

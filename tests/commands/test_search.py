@@ -59,4 +59,4 @@ def test_replay_names_decisions_that_differ(batch: str, capsys: pytest.CaptureFi
 def test_a_grid_is_no_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "job.yaml").write_text("job_details: {name: x}\nparameters: {}\n")
     assert experiments.main(["search", str(tmp_path)]) == 2
-    assert "this batch is no search" in capsys.readouterr().err
+    assert "this batch is not a search" in capsys.readouterr().err

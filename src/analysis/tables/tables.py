@@ -190,8 +190,8 @@ def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
         raise ResultsError(problems[0], where=run_folder.STATS)
     if not matching:
         message = "no stats to rank runs by" if metric is None else f"no stats column matches '{metric}'"
-        raise ResultsError(message, allowed=columns or "no stats column: no run has finished an epoch yet",
-                           hint=did_you_mean(metric or "", columns))
+        raise ResultsError(message, allowed=columns or None, hint=did_you_mean(metric or "", columns) if columns else
+                           f"no run has a row in {run_folder.STATS} yet")
     if len({metrics.direction(name, named_metric(df)) for name in matching}) > 1:
         raise ResultsError(f"'{metric}' matches columns where more is better and where less is", allowed=matching,
                            hint="choose one kind")

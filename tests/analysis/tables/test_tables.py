@@ -130,7 +130,7 @@ def test_metric_that_cannot_rank_is_an_error(metric: str, message: str) -> None:
 
 
 def test_no_stats_at_all_is_an_error() -> None:
-    with pytest.raises(ResultsError, match="no run has finished"):
+    with pytest.raises(ResultsError, match="no run has a row"):
         best_runs(TWO[["run", "end", "folder"]])
 
 
