@@ -73,6 +73,7 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "submission/batch/journal": ("journals", "plans"),
     "submission/batch/provenance": ("code record",),
     "submission/storage/relocation": _OWN + "copies the text of a job spec",
+    "submission/batch/reproduce": ("reproduce",),
     "submission/batch/sync_markers": ("markers",),
     "submission/batch/task_files": ("tasks",),
     "submission/batch/usage_history": ("usage index",),

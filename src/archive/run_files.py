@@ -171,7 +171,7 @@ def read_with_status(folder: Path, name: str, limit: int = files.MAX_FILE) -> tu
     """
     path = f"{os.fspath(folder)}/{name}"
     for _ in contents.looks(folder):
-        if (run := contents.just_found(folder)) is None:
+        if (run := contents.just_found(folder) or contents.find_known(folder)) is None:
             data, info = files.read_with_status(path, limit)
             if data is not None:
                 return data, info

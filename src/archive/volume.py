@@ -10,6 +10,7 @@ when its files are first needed. Python's zipfile takes twenty times as long for
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import stat
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from src.errors import BatchError
@@ -37,9 +38,11 @@ _MAX_INDEX = 2**30  # bytes
 _MAX_PATH = 4096  # bytes of the target of a link
 _MAX_RATIO = 1100  # of deflate: 1032
 _BLOCK = 1 << 20
+_AHEAD, _SEQUENTIAL = 1 << 18, 16  # bytes that are read at once, after so many reads near each other
 _DAMAGE = (struct.error, UnicodeDecodeError, IndexError, StopIteration, RuntimeError, OSError)
 # whether a path in a run folder has parts that are empty, `.` or `..`; the run folder itself and folders end with `/`
 _LEADS_OUT = re.compile(r"[\\\0]|(?:^|/)\.{1,2}(?:/|\Z)|//|^/").search
+_leads_out = functools.lru_cache(1024)(_LEADS_OUT)  # runs have files of the same names
 
 
 class Member(NamedTuple):
@@ -79,6 +82,7 @@ class Volume:
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = files.open_regular(path)
+        self._ahead, self._near, self._last = (0, b""), 0, 0
         weakref.finalize(self, os.close, self._file)
         status = os.fstat(self._file)
         self._size = status.st_size
@@ -143,26 +147,32 @@ class Volume:
 
     def members(self, name: str) -> Run:
         """Return the files and folders of a run; empty if it is not in this volume. BatchError as for the volume."""
-        run, prefix = Run(), f"{name}/"
+        run, prefix, others = Run(), f"{name}/", list[str]()
         limit = self._size - len(self._index)
         try:
             for entry, member in self._entries(*self.runs.get(name, (0, 0))):
                 path = entry[len(prefix):]
-                if not entry.startswith(prefix) or path in run or _LEADS_OUT(path):
+                if not entry.startswith(prefix) or path in run or _leads_out(path):
                     raise self._refused(f"the name {entry!r} is not that of a file in a run folder, or is there twice")
                 if member[0] + member[1] > limit or not _is_plausible(member):
                     raise self._refused(f"the sizes of {entry!r} cannot be right")
                 run[path] = member
-            self._check_kinds(name, run)
+                if member[5] & 0o170000 != stat.S_IFREG or path[-1:] in ("", "/"):
+                    others.append(path)
+            self._check_kinds(name, run, others)
         except _DAMAGE as error:
             raise self._refused(f"it is damaged: {error}") from None
         return run
 
-    def _check_kinds(self, folder: str, run: Run) -> None:
-        """Refuse a run with other kinds of files than a run folder may have, or with links that lead out of it."""
-        for path, member in run.items():
+    def _check_kinds(self, folder: str, run: Run, others: Iterable[str]) -> None:
+        """Refuse a run with other kinds of files than a run folder may have, or with links that lead out of it.
+
+        others: the paths of all that are not regular files, or whose name is that of a folder.
+        """
+        for path in others:
+            member = run[path]
             kind = member[5] & 0o170000
-            if kind == stat.S_IFREG and path[-1:] not in ("", "/") or kind == stat.S_IFDIR and path[-1:] in ("", "/"):
+            if kind == stat.S_IFDIR and path[-1:] in ("", "/"):
                 continue
             if kind != stat.S_IFLNK:
                 raise self._refused(f"'{folder}/{path}' is no regular file")
@@ -210,7 +220,7 @@ class Volume:
 
     def _read_small(self, name: str, member: Member) -> bytes:
         # the extra field of the local header may be longer than the one in the index
-        guess = os.pread(self._file, _LOCAL.size + len(name) + 64 + member.stored, member.offset)
+        guess = self._read_ahead(member.offset, _LOCAL.size + len(name) + 64 + member.stored)
         start = self._data_start(name, guess)
         data = guess[start:start + member.stored]
         if len(data) < member.stored:
@@ -224,6 +234,20 @@ class Volume:
         if len(data) != member.size or zlib.crc32(data) != member.crc:
             raise self._damaged(name)
         return data
+
+    def _read_ahead(self, offset: int, length: int) -> bytes:
+        """Return bytes at an offset. After several reads near each other, more is read at once, for the next ones."""
+        start, data = self._ahead
+        if start <= offset and offset + length <= start + len(data):
+            return data[offset - start:offset - start + length]
+        self._near = self._near + 1 if abs(offset - self._last) < _AHEAD else 0
+        self._last = offset
+        if self._near < _SEQUENTIAL or length > _AHEAD // 2:
+            return os.pread(self._file, length, offset)
+        start = max(0, offset - _AHEAD // 8)  # the files of a run are not read in their order
+        data = os.pread(self._file, _AHEAD, start)
+        self._ahead = start, data
+        return data[offset - start:offset - start + length]
 
     def _data_start(self, name: str, header: bytes) -> int:
         """Return where the data of a member begins, relative to its local header."""

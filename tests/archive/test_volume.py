@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import stat
 import subprocess
 import zipfile
@@ -256,3 +258,27 @@ def test_a_volume_is_published_again_if_a_later_one_replaces_it(batch: Path, mon
     publish(batch)
     assert sorted(os.listdir(batch / "archive")) == ["5.zip", "6.zip"]
     assert len(run_files.archived_names(batch)) == 2
+
+
+def test_many_runs_are_read_by_few_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, as a table is made, and with the content of each, also in another order."""
+    batch, names = tmp_path / "batch", [f"{number:03d}_x" for number in range(200)]
+    for name in names:
+        (batch / name).mkdir(parents=True)
+        for file in ("spec.yaml", "config.yaml", "stats.csv", "done"):
+            (batch / name / file).write_text(f"{name}/{file}\n" * 100)
+    publish(batch)
+    for name in names:
+        shutil.rmtree(batch / name)
+    reads, pread, open_file = [], os.pread, os.open
+    monkeypatch.setattr(os, "pread", lambda *arguments: reads.append(arguments) or pread(*arguments))
+    monkeypatch.setattr(os, "open", lambda path, *arguments, **options: open_file(path, *arguments, **options) if str(
+        path).endswith(".zip") else pytest.fail(f"{path} is opened, although the archive has it"))
+    first = run_files.read_bytes(batch / names[0], "spec.yaml")
+    assert first == f"{names[0]}/spec.yaml\n".encode() * 100
+    for order in (names, names[::-1], random.Random(0).sample(names, len(names))):
+        reads.clear()
+        for name in order:
+            for file in ("done", "config.yaml", "stats.csv"):
+                assert run_files.read_bytes(batch / name, file) == f"{name}/{file}\n".encode() * 100
+        assert order != names or len(reads) < len(names) / 4
