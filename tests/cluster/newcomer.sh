@@ -14,6 +14,7 @@ way=${1:-setup} site=${2:-typed_gpus}
 before_setup=0a399e6c
 folder=$(mktemp -d /tmp/gridiron-newcomer-XXXX)
 commands=0
+chmod 755 "$folder" # munged requires that everyone can access its socket
 trap '"$here/down.sh" "$folder/cluster"; rm -rf "$folder"' EXIT
 
 # step COMMAND…: run a command of the user in the clone, and print how long it took
