@@ -232,6 +232,19 @@ def test_worker_passes_saved_runs_to_its_successor(project: Project, fake_slurm:
     assert len(fake_slurm.jobs()) == 3
 
 
+def test_run_that_saves_while_its_worker_is_warned_gets_one_successor(project: Project, fake_slurm: FakeSlurm,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has just saved its state may be started, but the worker submits a successor for it at its end."""
+    project.submit(project.spec, "-s", script(project), "-y", "--workers", "1", "--max-runs", "1")
+    run, = project.runs()
+    (run / "claim-1").write_text("{}")
+    (run / "attempt-1-0.json").write_text('{"how": "requeued"}')
+    path = str(*project.batch.glob("submissions/*.tasks.json"))
+    monkeypatch.setenv("SLURM_JOB_ID", fake_slurm.jobs()[0])
+    assert requeue.submit_successor(path, task_files.read(path), [run.name]) is None
+    assert requeue.submit_successor(path, task_files.read(path), [run.name], is_last=True) == fake_slurm.jobs()[1]
+
+
 @pytest.mark.usefixtures("slurm")
 def test_successor_continues_on_a_real_slurm(project: Project, slurm: Slurm) -> None:
     project.write_spec("16")

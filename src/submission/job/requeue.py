@@ -179,12 +179,10 @@ def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), i
     None if there is nothing to run, the submission has had MAX_SUCCESSORS, or sbatch returns no job id: then its
     message is printed, and the journal records a refusal only if it is certain that Slurm has no job.
     path: of the task file, whose name begins with the token of the submission.
-    to_resume: runs that this worker has started, and that the other one may have to resume.
-    is_last: submit it for these runs alone, even if this job has submitted a successor before.
+    to_resume: runs that this worker has started, and that the other one may have to resume: with is_last if there is
+    no other run, too, and if this job has submitted a successor before.
     """
-    from src.submission.slurm import submit
-
-    tickets = {name: tasks.tickets[name] for name in tasks.startable()}
+    tickets = {name: tasks.tickets[name] for name in tasks.startable() if is_last or name not in to_resume}
     token = task_files.token_of(path)
     folder = os.path.join(tasks.batch, run_folder.SUBMISSIONS)
     earlier = glob.glob(f"{glob.escape(os.path.join(folder, token))}.*.jsonl")
@@ -200,6 +198,8 @@ def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), i
     journal_file.record_plan(journal.SLURM, tickets, Units(journal.WORKERS), **_repeated(parent))
     comment = journal.job_comment(journal_file.token, 0)
     command = [f"--comment={comment}" if word.startswith("--comment=") else word for word in tasks.command]
+    from src.submission.slurm import submit
+
     try:
         return submit.call_sbatch(0, submit.SbatchCall("successor", command, comment), journal_file)
     except client.SbatchError as error:

@@ -188,8 +188,8 @@ class Worker:
 
     def submit_successor(self) -> None:
         """Submit another worker for the remaining runs, once."""
-        running = [name for child in self.children.values() for name in child.running]
-        if self.job_end is not None and (job := requeue.submit_successor(self.path, self.tasks, running)):
+        started = [*self.to_resume, *(name for child in self.children.values() for name in child.running)]
+        if self.job_end is not None and (job := requeue.submit_successor(self.path, self.tasks, started)):
             print(f"time limit is near: Slurm job {job} runs the rest", flush=True)
         self.job_end, self.starts_no_more = None, True
 
