@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from src import run_folder
@@ -126,8 +126,3 @@ def read(batch: str | os.PathLike[str]) -> Search | None:
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise BatchError("this definition of a search is damaged", where=path,
                          hint="repeat the submit_multiple.py command of the batch") from None
-
-
-def extended(search: Search, trials: int) -> Search:
-    """Return the search with more trials."""
-    return replace(search, trials=max(trials, search.trials))

@@ -71,8 +71,10 @@ def _key(point: Point) -> tuple[tuple[str, Coordinate], ...]:
 
 def _suggest(trial: Any, item: Dimension | Branching) -> Coordinate:
     """Return the coordinate that the study suggests, as the space has it."""
-    if isinstance(item, Branching) or item.kind == CHOICE:
+    if isinstance(item, Branching) or item.kind == CHOICE and not item.is_ordered:
         return int(trial.suggest_categorical(item.name, range(_count(item))))
+    if item.kind == CHOICE:
+        return int(trial.suggest_int(item.name, 0, _count(item) - 1))
     if item.kind == INT:
         return item.snap(trial.suggest_int(item.name, int(item.low), int(item.high), log=item.log))
     return item.snap(trial.suggest_float(item.name, float(item.low), float(item.high), log=item.log))
@@ -81,8 +83,10 @@ def _suggest(trial: Any, item: Dimension | Branching) -> Coordinate:
 def _distribution(item: Dimension | Branching) -> BaseDistribution:
     from optuna import distributions
 
-    if isinstance(item, Branching) or item.kind == CHOICE:
+    if isinstance(item, Branching) or item.kind == CHOICE and not item.is_ordered:
         return distributions.CategoricalDistribution(range(_count(item)))
+    if item.kind == CHOICE:
+        return distributions.IntDistribution(0, _count(item) - 1)
     if item.kind == INT:
         return distributions.IntDistribution(int(item.low), int(item.high), log=item.log)
     return distributions.FloatDistribution(float(item.low), float(item.high), log=item.log)

@@ -30,6 +30,8 @@ class Dimension:
     step: numbers are multiples of it, beginning with `low`; None for a float without steps and for a choice
     choices, weights: the values, and their probabilities in random points; without weights they are equal
     path: keys and indices that lead to the place inside the parameter's value; empty if it is the whole value
+    is_ordered: neighbors among the choices are alike, which TPE and Gaussian processes use. It follows from choices,
+      and is not compared: searches of earlier versions do not have it, and go on without
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dimension:
     choices: tuple[Any, ...] = ()
     weights: tuple[float, ...] = ()
     path: tuple[str | int, ...] = ()
+    is_ordered: bool = field(default=False, compare=False)
 
     def value(self, coordinate: Coordinate) -> Any:
         """Return the value of the parameter at a coordinate."""

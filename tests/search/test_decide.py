@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_replay_repeats_what_a_sampler_chose(tmp_path: Path, method: str) -> Non
 def test_replay_ignores_limits_that_were_changed_since(tmp_path: Path) -> None:
     batch = make_batch(tmp_path / "b", trials=5, parallel=2)
     worker.work(batch)
-    worker.definition.write(batch, worker.definition.extended(history_of(batch).search, 12))
+    worker.definition.write(batch, replace(history_of(batch).search, trials=12))
     worker.work(batch)
     check(batch)
 

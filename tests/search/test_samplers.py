@@ -112,6 +112,20 @@ def test_a_point_is_not_tried_twice_while_there_are_others() -> None:
     assert samplers.choose(ledger).point["c"] not in taken
 
 
+@pytest.mark.parametrize("method", ["tpe", "gp"])
+def test_neighbors_of_good_choices_are_tried_only_if_these_are_ordered(method: str) -> None:
+    distances = []
+    for is_ordered in (True, False):
+        space = Space({}, (Dimension("c", "c", CHOICE, choices=tuple(range(60)), is_ordered=is_ordered),))
+        results = [Result(number, 0, abs(space.draw(0, number)["c"] - 20) / 60, None, "completed")
+                   for number in range(12)]
+        ledger = ledger_with(search_of(method, space=space), results)
+        points = [optuna_study.choose(ledger, seed)[0]["c"] for seed in range(5)]
+        assert all(type(point) is int and 0 <= point < 60 for point in points)
+        distances.append(statistics.mean(abs(point - 20) for point in points))
+    assert distances[0] < 6 < distances[1]
+
+
 def test_each_third_trial_is_random_with_early_stopping() -> None:
     search = search_of("tpe", EarlyStop("asha", (1, 3), 3))
     samplers_used = []

@@ -39,6 +39,15 @@ def test_json_repeats_the_space() -> None:
     assert SPACE.is_conditional() and not Space({}, (LR,)).is_conditional()
 
 
+def test_order_of_choices_survives_the_file_and_is_not_assumed_in_older_ones() -> None:
+    space = Space({}, (Dimension("c", "c", CHOICE, choices=(1, 2, 4), is_ordered=True),))
+    value = json.loads(json.dumps(space.to_json()))
+    assert Space.from_json(value).dimensions[0].is_ordered
+    del value["dimensions"][0]["is_ordered"]
+    assert not Space.from_json(value).dimensions[0].is_ordered
+    assert Space.from_json(value) == space
+
+
 numbers = st.floats(-1e6, 1e6).filter(lambda value: abs(value) > 1e-3)
 
 

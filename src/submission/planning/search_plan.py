@@ -81,4 +81,5 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, options:
     lines = (*requested.lines, f"extends    {batch}", f"           {new.trials - old.trials} more trials")
     plan = plan_workers(batch, project, requested, options)
     is_needed = bool(extension) or plan.search is not None
-    return plan._replace(search=new if is_needed else None, extension=extension, lines=lines)
+    search = replace(new, space=old.space) if is_needed else None
+    return plan._replace(search=search, extension=extension, lines=lines)

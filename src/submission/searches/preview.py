@@ -59,7 +59,8 @@ def _describe(dimension: Dimension) -> str:
     """Return `log-uniform, 0.0001 to 1`, or the values of a choice."""
     if dimension.kind == CHOICE:
         values = ", ".join(map(format_value, dimension.choices))
-        return f"{len(dimension.choices)}: {values if len(values) <= _MAX_VALUES else values[:_MAX_VALUES] + '…'}"
+        number = f"{len(dimension.choices)} in order" if dimension.is_ordered else str(len(dimension.choices))
+        return f"{number}: {values if len(values) <= _MAX_VALUES else values[:_MAX_VALUES] + '…'}"
     kind = "log-uniform" if dimension.log else "integer" if dimension.kind == INT else "uniform"
     step = f", in steps of {dimension.step:g}" if dimension.step not in (None, 1) else ""
     return f"{kind}, {dimension.low:g} to {dimension.high:g}{step}"

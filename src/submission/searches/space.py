@@ -1,7 +1,8 @@
 """From the parameters of a job spec to the space of a search: a list is a choice, a LIST is a branching."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from src.errors import JobSpecError
@@ -70,7 +71,7 @@ class _SpaceReader:
             if any(map(is_random, values)):
                 raise JobSpecError("a list is a choice between values, and one of these is random", where=where,
                                    hint="use LIST for a choice between distributions")
-            return None, [Dimension(prefix + key, key, CHOICE, choices=tuple(values))]
+            return None, [Dimension(prefix + key, key, CHOICE, choices=tuple(values), is_ordered=_is_ordered(values))]
         value = values[0] if values else self._expansion.constant(raw, where)
         if not is_random(value):
             return value, []
@@ -126,7 +127,8 @@ def _dimension(name: str, key: str, tagged: Tagged, path: tuple[str | int, ...],
         values, weights = sampling.choices(tagged, where)
         if len(values) == 1:
             raise JobSpecError(f"{tagged!r} has one value", where=where, hint="write the value itself")
-        return Dimension(name, key, CHOICE, choices=tuple(values), weights=tuple(weights or ()), path=path)
+        return Dimension(name, key, CHOICE, choices=tuple(values), weights=tuple(weights or ()), path=path,
+                         is_ordered=_is_ordered(values))
     numbers = sampling.numbers(tagged, where)
     low, high, step = numbers["min"], numbers["max"], numbers.get("q")
     if tag == "int_uniform":
@@ -141,6 +143,14 @@ def _dimension(name: str, key: str, tagged: Tagged, path: tuple[str | int, ...],
                                hint="leave q out, or list the values")
         return Dimension(name, key, kind, low, high, step=step, path=path)
     return Dimension(name, key, FLOAT, float(low), float(high), log=is_log, path=path)
+
+
+def _is_ordered(values: Sequence[Any]) -> bool:
+    """Return whether values are at least three numbers that rise or fall."""
+    if len(values) < 3 or any(type(value) not in (int, float) for value in values):
+        return False
+    pairs = list(itertools.pairwise(values))
+    return all(left < right for left, right in pairs) or all(left > right for left, right in pairs)
 
 
 def _multiples(low: float, high: float, step: float, where: str) -> tuple[float, float, bool]:

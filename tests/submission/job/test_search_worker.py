@@ -64,6 +64,22 @@ def test_extension_adds_trials(searching: Project, capsys: pytest.CaptureFixture
     assert "an extension adds trials, and the job spec now has another early_stop" in capsys.readouterr().err
 
 
+def test_extension_keeps_how_an_older_version_took_a_list_of_numbers(searching: Project) -> None:
+    write(searching, "{method: tpe, trials: 6, parallel: 1}", batch_size="[4, 8, 16]")
+    assert searching.submit(searching.spec, "--local", "--workers", "1", "-y") == 0
+    path = searching.batch / "search" / "search.json"
+    value = json.loads(path.read_text())
+    assert value["space"]["dimensions"][1].pop("is_ordered")
+    path.write_text(json.dumps(value))
+    write(searching, "{method: tpe, trials: 14, parallel: 1}", batch_size="[4, 8, 16]")
+    assert searching.submit(searching.spec, "--local", "--workers", "1", "-y", "--extend") == 0
+    search = definition.read(searching.batch)
+    assert search is not None
+    assert not search.space.dimensions[1].is_ordered
+    assert Counter(record["sampler"] for record in decisions_of(searching.batch))["tpe"] == 6
+    assert decide.replay(str(searching.batch), search, name_run(search)) == (14, [])
+
+
 def test_status_shows_rungs(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
     write(searching, ASHA.replace("18", "9"))
     assert searching.submit(searching.spec, "--local", "-y") == 0

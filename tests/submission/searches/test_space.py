@@ -47,6 +47,15 @@ def test_parameters_become_constants_dimensions_and_branches() -> None:
     assert Space.from_json(space.to_json()) == space
 
 
+@pytest.mark.parametrize(("values", "is_ordered"), [
+    ("[32, 128, 512]", True), ("[0.1, 0.01, 0.001]", True), ("!choice [1, 2.5, 3]", True),
+    ("2.0 ** np.arange(3)", True), ("[1, 2]", False), ("[1, 3, 2]", False), ("[1, 1.0, 2]", False),
+    ("[1, 2, sgd]", False), ("[a, b, c]", False), ("[1, 2, true]", False), ("[1, 2, .nan]", False)])
+def test_choices_are_ordered_if_they_are_numbers_that_rise_or_fall(values: str, is_ordered: bool) -> None:
+    dimension, = space_of(f"a: {values}").dimensions
+    assert (dimension.kind, dimension.is_ordered) == ("choice", is_ordered)
+
+
 @given(st.integers(0, 1 << 30), st.integers(0, 1000))
 def test_random_points_have_the_parameters_of_one_branch(seed: int, trial: int) -> None:
     space = space_of(FULL)
