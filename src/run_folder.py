@@ -60,11 +60,11 @@ ARCHIVES = "archives"  # key of the claim of a process that does not run the run
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the possible contents of `done`
-# other ends of an attempt, after which the run is not done
+# other ends of an attempt, after which the run is not done; after the last three no start was requested.
 # REQUEUED: the attempt has requested another start, which resumes the run. PREEMPTED: Slurm preempted the job, and may
 # requeue it by itself. PAUSED: a trial that waits at a rung of its search, and resumes if the search promotes it.
 REQUEUED, PREEMPTED, PAUSED = "requeued", "preempted", "paused"
-CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # no other start was requested
+CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"
 
 _NOT_RUNS = (SUBMISSIONS, CODE, CANARY, SEARCH, ARCHIVE)  # folders of a batch
 _NOT_STARTED = frozenset((SPEC,))
