@@ -97,6 +97,7 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "submission/remote/remote_submit": ("frames",),
     "submission/remote/ssh": _TESTED + "tests/submission/remote/test_ssh.py",
     "submission/setup/files_to_write": _OWN + "compares the text of a file that it would replace",
+    "submission/setup/storage": _OWN + "the mounts of this machine",
     "submission/setup/trial_run": _OWN + "the output of a trial run",
     "submission/slots/record": ("slots",),
     "submission/slurm/client": ("squeue", "sacct", "usage", "scontrol"),
@@ -123,7 +124,6 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "training/output/step_log": ("earlier steps",),
     "training/parallel/distributed": _OWN + "tensors of the run's processes, without code (weights_only)",
     "training/parallel/rendezvous": _OWN + "the address that the run's first process writes",
-    "training/saved_model": ("saved model",),
     "training/setup/seeds": ("earlier seeds",)}
 # how a source file reads
 READS = re.compile(
