@@ -253,7 +253,7 @@ def test_end_of_all_workers_is_no_end_of_the_search(searching: Project, capsys: 
 def test_trial_in_a_slurm_job_is_lost_if_slurm_and_its_files_say_so(
         queue: client.Queue, state: str | None, age: float, expected: bool, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "squeue", lambda: queue)
+    monkeypatch.setattr(client, "squeue", lambda clusters: queue)
     monkeypatch.setattr(client, "show_job", lambda _job: {"JobState": state} if state else {})
     who = {"host": "elsewhere", "pid": 1, "slurm_job": "7"}
     run, record = tmp_path / "000_a", tmp_path / "000_a" / "attempt-1-0.json"

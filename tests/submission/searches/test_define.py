@@ -76,7 +76,7 @@ def test_hours_are_those_of_the_epochs_that_a_search_usually_takes(tmp_path: Pat
     earlier_run(tmp_path / "26-01-01-a" / "000_a", 2, way="workers", **spec)
     # 128 epochs of 2 seconds, and 10 to start and end each of 27 trials
     assert search_preview.hours_line(search, batch, cpus=4) == (
-        f"probably {4 * (128 * 2 + 27 * 10) / 3600:.3f} CPU-hours (1 like run)")
+        f"probably {4 * (128 * 2 + 27 * 10) / 3600:.3f} CPU-hours (1 similar run)")
 
 
 def test_length_of_a_search_by_steps_is_not_known() -> None:

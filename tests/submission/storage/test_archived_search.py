@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def extend(batch: Path, trials: int) -> None:
     """Bring back what may be resumed after an extension, as a submission does."""
     search = definition.read(batch)
     assert search is not None
-    definition.write(batch, definition.extended(search, trials))
+    definition.write(batch, replace(search, trials=trials))
     history = history_of(str(batch))
     history.refresh()
     archiving.restore_submitted(str(batch), history.resumable_runs())
@@ -89,7 +90,7 @@ def test_search_that_is_extended_meanwhile_keeps_its_paused_trials(batch: Path, 
     def extend_first(folder: str, ticket: int) -> str | None:
         search = definition.read(batch)
         assert search is not None
-        definition.write(batch, definition.extended(search, 20))
+        definition.write(batch, replace(search, trials=20))
         return claim(folder, ticket)
 
     monkeypatch.setattr(claims, "claim_to_archive", extend_first)
