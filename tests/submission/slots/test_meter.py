@@ -14,6 +14,7 @@ import pytest
 
 from src.io import machine, nvml, process_tree
 from src.monitoring import worker_cell
+from src.submission.batch import usage_history
 from src.submission.slots import meter, record
 from src.submission.slots.lane import Capacity, Lane, RunUse
 from src.submission.slots.meter import Meter, RunningProcess, find_gpus
@@ -207,4 +208,30 @@ def test_lines_of_damaged_or_hostile_files_are_clean(tmp_path: Path) -> None:
     (folder / "t.2.slots.json").write_text('{"lanes": 5}')
     first, second = record.lines(str(tmp_path))
     assert first == "slots, worker 0, GPU 0: 1 at a time (still searching)"
-    assert second.endswith("2 at a time: \\x1b[2Jx") or "\x1b" not in second
+    assert second.endswith("  2 at a time: x")
+
+
+def test_lines_show_what_was_found_and_why(tmp_path: Path) -> None:
+    (tmp_path / "submissions").mkdir()
+    lane = Lane("1").state() | {"slots": 2, "best": 2, "is_settled": True, "memory": 3.0 * _GIB, "cpus": 0.5,
+                                "gpu_busy": 81.4, "samples_per_second": {"1": 500.0, "2": 812.0},
+                                "decisions": [{"time": float(number), "slots": number, "reason": f"reason {number}"}
+                                              for number in range(1, 5)]}
+    record.SlotsRecord(str(tmp_path), "t", "0", {"k"}, 8.0, None).write([lane])
+    found, *reasons = record.lines(str(tmp_path))
+    assert found == ("slots, worker 0, GPU 1: 2 at a time (settled), each run used 3 GB, 0.5 CPUs, GPU 81 % busy, "
+                     "812 samples a second with 2")
+    assert [line[10:] for line in reasons] == [f"  {number} at a time: reason {number}" for number in (2, 3, 4)]
+
+
+def used(**resources: float) -> usage_history.RunUse:
+    return usage_history.RunUse("k", 1.0, 60.0, **resources)
+
+
+@pytest.mark.parametrize(("uses", "slots"), [
+    ([used(cpu=0.5)], 8), ([used(cpu=0.5, gpu=20.0)], 2), ([used(cpu=0.5, memory=100.0)], 5),
+    ([used(cpu=4.0)], None), ([used()], None)])
+def test_resources_of_earlier_runs_give_half_of_what_would_fit(uses: list[usage_history.RunUse], slots: int | None
+                                                               ) -> None:
+    guess = record._estimate(uses, 8.0, 1000.0)
+    assert (guess and guess.slots) == slots

@@ -66,6 +66,20 @@ def test_guess_that_does_not_fit_is_lowered() -> None:
     assert "memory of a run: 3 GB of 10 GB" in decisions[0].reason
 
 
+@pytest.mark.parametrize(("per_run", "most"), [(3.0, 3), (3.1, 2), (9.0, 1), (20.0, 1)])
+def test_a_tenth_of_a_memory_is_left_free(per_run: float, most: int) -> None:
+    assert Room(memory=10.0, memory_per_run=per_run).largest()[0] == most
+    assert Room(gpu_memory=10.0, gpu_memory_per_run=per_run).largest()[0] == most
+
+
+@pytest.mark.parametrize(("rate_of_two", "best"), [(1.04, 1), (1.06, 2)])
+def test_more_runs_stay_only_if_the_rate_of_all_rises_by_5_percent(rate_of_two: float, best: int) -> None:
+    policy = Policy()
+    decisions = run(policy, lambda number: {1: 1.0, 2: rate_of_two / 2}.get(number, 1 / number))
+    assert (policy.best, policy.slots, policy.is_settled) == (best, best, True)
+    assert max(decision.slots for decision in decisions) > 1  # two were tried
+
+
 def test_cpus_limit_the_number() -> None:
     policy = Policy()
     decisions = run(policy, lambda number: 1.0, room=Room(cpus=2.0, cpus_per_run=0.96))

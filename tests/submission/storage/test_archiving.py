@@ -5,6 +5,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from src import run_folder
 from src.archive import contents, run_files, writer
+from src.archive.volume import Volume
 from src.errors import BatchError
 from src.run_folder import RunFolder
 from src.submission.batch import batch_folder, claims
@@ -302,6 +304,26 @@ def test_a_run_that_moves_while_it_is_looked_for_is_found(
     contents.clear_cache()  # as in a process that has not read this archive
     monkeypatch.setattr(contents, "find", find_while_it_moves)
     assert read(run) == expected and expected
+
+
+def test_run_that_is_damaged_in_a_new_volume_keeps_its_folder(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen, names = tree(batch), contents_of(batch), run_folder.run_names(batch)
+
+    def damaged(path: str) -> writer.Volume:
+        data = bytearray(Path(path).read_bytes())
+        content = re.search(rb"array(?!s)", data)  # of arrays/epoch-00001.npz
+        assert content
+        data[content.start()] ^= 1
+        Path(path).write_bytes(data)
+        return Volume(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "Volume", damaged)
+        assert archive(batch) == (names[1:], {names[0]: "its files changed while it was packed"})
+    assert os.path.isdir(batch / names[0]) and contents_of(batch) == seen
+    assert archive(batch).runs == names[:1] and contents_of(batch) == seen  # packed again
+    archiving.unarchive(str(batch))
+    assert tree(batch) == before
 
 
 def test_a_folder_that_is_being_removed_shows_that_files_are_missing(batch: Path, monkeypatch: pytest.MonkeyPatch

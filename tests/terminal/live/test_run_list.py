@@ -91,6 +91,20 @@ def test_selected_run_stays_selected_and_in_view(many: Reader) -> None:
     assert runs.current() is None and runs.window(20) == []
 
 
+def test_idle_gpu_of_a_running_run_is_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "000_a"
+    folder.mkdir()
+    (folder / run_folder.GPU_IDLE).write_text(json.dumps(
+        {"busy": 4.2, "minutes": 20, "cause": "data loading takes 83 % of the time", "ticket": 1, "number": 0}))
+    running = Run("000_a", str(folder), run_folder.RunFolder.read(folder), 1, {"ticket": 1, "number": 0},
+                  State("running", ""))
+    reader = published([Observation(str(tmp_path), journal.History(), {"000_a": running}, True)])
+    page = ListPage(reader, lambda *_: None)
+    page.lines(130, 24)
+    read(reader)
+    assert "GPU 4 % busy in the last 20 min: data loading" in "\n".join(row.plain for row in page.lines(130, 24))
+
+
 def test_sorts_by_parameter_and_best(tmp_path: Path) -> None:
     reader = published(observe([str(live_batch.make(tmp_path, 12))]))
     batch, runs = only_batch(reader), RunList()
