@@ -1,4 +1,4 @@
-"""Shared by the image models: 3 × 3 convolutions, He's initialization, checks of channels and image sizes."""
+"""Shared by the image models: convolutions, initialization, checks of channels and sizes, creation from the hub."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
