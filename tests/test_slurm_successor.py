@@ -115,7 +115,7 @@ def test_preempted_worker_gets_a_successor_for_the_other_runs(reason: str, succe
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[str] = []
     monkeypatch.setattr(requeue, "classify_stop", lambda: requeue.Stop(reason, ""))
-    monkeypatch.setattr(requeue, "submit_successor", lambda path, tasks: submitted.append(path))
+    monkeypatch.setattr(requeue, "submit_successor", lambda path, *_: submitted.append(path))
     stopped = worker.Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, stop_count=1)
     stopped._submit_successor_for_saved()
     assert len(submitted) == successors
@@ -160,7 +160,9 @@ def test_worker_records_a_refusal_of_its_successor_only_if_there_is_none(
     path = str(*project.batch.glob("submissions/*.tasks.json"))
     with monkeypatch.context() as in_job:
         in_job.setenv("SLURM_JOB_ID", job)
-        assert requeue.submit_successor(path, task_files.read(path)) is None
+        stopped = worker.Worker(path, task_files.read(path), lambda *_: "", lambda *_: None)
+        assert stopped._hand_over() is None
+        assert stopped.is_refused is not is_lost
     assert message in capsys.readouterr().out
     records = journal.read_records(str(*project.batch.glob(f"submissions/*.{job}-0.jsonl")))
     assert ("refused" in [record["kind"] for record in records]) is not is_lost
@@ -216,20 +218,62 @@ def test_external_program_is_signalled_and_requeued_after_exit_status_75(project
     assert len(fake_slurm.jobs()) == 1
 
 
+def start_until_all_are_warned(project: Project, fake: FakeSlurm, job: str, start: int) -> None:
+    """Start a job, and warn it once each run has begun for the start-th time."""
+    fake.start(job)
+    wait_for(lambda: all((run / "steps").exists() and len((run / "steps").read_text().split()) == start
+                         for run in project.runs()))
+    fake.signal(job)
+
+
 def test_worker_passes_saved_runs_to_its_successor(project: Project, fake_slurm: FakeSlurm) -> None:
     project.write_spec("16")
     project.submit(project.spec, "-s", script(project), "-y", "--workers", "1", "--slots", "2")
     for start in (1, 2):
         job, = fake_slurm.jobs("PENDING")
-        fake_slurm.start(job)
-        wait_for(lambda start=start: all((run / "steps").exists() and len((run / "steps").read_text().split()) == start
-                                         for run in project.runs()))
-        fake_slurm.signal(job)
+        start_until_all_are_warned(project, fake_slurm, job, start)
         fake_slurm.wait(job)
         assert counts(project) == {"pending": 2}
     fake_slurm.run_all()
     assert (counts(project), project.executed()) == ({"done": 2}, [1, 1])
     assert len(fake_slurm.jobs()) == 3
+
+
+def test_worker_whose_successor_is_refused_is_requeued(project: Project, fake_slurm: FakeSlurm) -> None:
+    """The limit on submitted jobs counts the worker's own job, which has to end first."""
+    fake_slurm.set(MaxSubmitJobs=1)
+    project.write_spec("16")
+    project.submit(project.spec, "-s", script(project, "--requeue"), "-y", "--workers", "1", "--slots", "2")
+    job, = fake_slurm.jobs("PENDING")
+    output, message = project.batch / "submissions" / f"{job}.out", f"Slurm job {job} is requeued and runs the rest"
+    for start in (1, 2):
+        start_until_all_are_warned(project, fake_slurm, job, start)
+        wait_for(lambda start=start: output.read_text().count(message) == start)
+        wait_for(lambda start=start: fake_slurm.job(job)["Restarts"] == str(start))
+        assert counts(project) == {"pending": 2}
+    assert "no other Slurm job was submitted for the rest: sbatch: error: AssocMaxSubmitJobLimit" in output.read_text()
+    fake_slurm.run_all()
+    assert (counts(project), project.executed()) == ({"done": 2}, [1, 1])
+    assert len(fake_slurm.jobs()) == 1
+
+
+def test_worker_that_can_neither_be_succeeded_nor_requeued_says_what_to_type(project: Project,
+                                                                             fake_slurm: FakeSlurm) -> None:
+    fake_slurm.set(MaxSubmitJobs=1)
+    project.write_spec("16")
+    project.submit(project.spec, "-s", script(project), "-y", "--workers", "1", "--slots", "2")
+    job, = fake_slurm.jobs("PENDING")
+    start_until_all_are_warned(project, fake_slurm, job, 1)
+    fake_slurm.wait(job)
+    assert "nothing runs the rest: Requested operation is presently disabled" in (
+        project.batch / "submissions" / f"{job}.out").read_text()
+    assert project.submit("-r", project.batch, "-y") == 0
+    job, = fake_slurm.jobs("PENDING")
+    fake_slurm.set(MaxSubmitJobs="")
+    start_until_all_are_warned(project, fake_slurm, job, 2)
+    fake_slurm.wait(job)
+    fake_slurm.run_all()
+    assert (counts(project), project.executed()) == ({"done": 2}, [1, 1])
 
 
 def test_run_that_saves_while_its_worker_is_warned_gets_one_successor(project: Project, fake_slurm: FakeSlurm,

@@ -31,7 +31,7 @@ _BACK_OFF = (5, 10, 20, 40)  # seconds between calls of sbatch while a limit on 
 
 
 class RequeueRefused(Exception):
-    """The run cannot be started again; the message gives the reason."""
+    """No Slurm job will go on with a run, or with the runs of a worker; the message gives the reason."""
 
 
 class Stop(NamedTuple):
@@ -176,8 +176,9 @@ def _repeated(plan: dict[str, Any]) -> dict[str, Any]:
 def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), is_last: bool = False) -> str | None:
     """Submit another worker for the runs that may be started. Return its Slurm job id.
 
-    None if there is nothing to run, the submission has had MAX_SUCCESSORS, or sbatch returns no job id: then its
-    message is printed, and the journal records a refusal only if it is certain that Slurm has no job.
+    None if there is nothing to run, the submission has had MAX_SUCCESSORS, or the answer of sbatch is lost, which is
+    printed. RequeueRefused if sbatch refuses the job: only then is it certain that Slurm has none, and the journal
+    records it.
     path: of the task file, whose name begins with the token of the submission.
     to_resume: runs that this worker has started, and that the other one may have to resume: with is_last if there is
     no other run, too, and if this job has submitted a successor before.
@@ -186,8 +187,7 @@ def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), i
     token = task_files.token_of(path)
     folder = os.path.join(tasks.batch, run_folder.SUBMISSIONS)
     earlier = glob.glob(f"{glob.escape(os.path.join(folder, token))}.*.jsonl")
-    has_runs = bool(tickets) or tasks.is_search  # which chooses further trials
-    if not has_runs or not tasks.command or len(earlier) >= MAX_SUCCESSORS:
+    if not (tickets or tasks.is_search) or not tasks.command or len(earlier) >= MAX_SUCCESSORS:
         return None
     job, restart = slurm_environment.job_id(), slurm_environment.restart_count()
     journal_file = Journal(tasks.batch, f"{token}.{job}-{restart}{'-last' if is_last else ''}")
@@ -203,9 +203,22 @@ def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), i
     try:
         return submit.call_sbatch(0, submit.SbatchCall("successor", command, comment), journal_file)
     except client.SbatchError as error:
-        failure = ("another Slurm job may have been submitted for the rest, but the answer was lost"
-                   if error.kind == sbatch_messages.AMBIGUOUS else "no other Slurm job was submitted for the rest")
-        print(f"{failure}: {error.message}", flush=True)
+        if error.kind != sbatch_messages.AMBIGUOUS:
+            raise RequeueRefused(f"no other Slurm job was submitted for the rest: {error.message}") from None
+        print(f"another Slurm job may have been submitted for the rest, but the answer was lost: {error.message}",
+              flush=True)
         return None
     finally:
         journal_file.record_end()
+
+
+def requeue_worker() -> str:
+    """Have Slurm put this worker's job back into the queue, and return a message about it.
+
+    For a worker that has run as long as it may and could not submit a successor, as where the limit on submitted jobs
+    counts its own job: no other job would run the rest.
+    """
+    job = slurm_environment.job_id()
+    refusal = client.requeue(job) if job else "not a Slurm job"
+    return (f"nothing runs the rest: {refusal}; `submit_multiple.py -r BATCH` submits it" if refusal else
+            f"Slurm job {job} is requeued and runs the rest")

@@ -15,7 +15,7 @@ import time
 import traceback
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -92,6 +92,7 @@ class Worker:
     stop_count: int = 0  # signals that requested a stop
     starts_no_more: bool = False  # a signal warned that the time limit is near, or a successor was submitted
     to_resume: list[str] = field(default_factory=list)  # runs that saved their state and need another start
+    is_refused: bool = False  # sbatch refused a successor
     kill_deadline: float | None = None  # time.monotonic() at which runs that were sent TERM are killed
     failed: bool = False  # a run failed
     poll_interval: float = _POLL_INTERVAL
@@ -189,20 +190,33 @@ class Worker:
     def submit_successor(self) -> None:
         """Submit another worker for the remaining runs, once."""
         started = [*self.to_resume, *(name for child in self.children.values() for name in child.running)]
-        if self.job_end is not None and (job := requeue.submit_successor(self.path, self.tasks, started)):
+        if self.job_end is not None and (job := self._hand_over(started)):
             print(f"time limit is near: Slurm job {job} runs the rest", flush=True)
         self.job_end, self.starts_no_more = None, True
 
     def _submit_successor_for_saved(self) -> None:
-        """Submit another worker for runs that saved their state.
+        """Submit another worker for runs that saved their state, or requeue this one if its successor was refused.
 
         An earlier successor may have skipped them, because they were still running.
         """
-        if self.to_resume and (job := requeue.submit_successor(self.path, self.tasks, self.to_resume, is_last=True)):
+        if self.to_resume and (job := self._hand_over(self.to_resume, is_last=True)):
             print(f"Slurm job {job} resumes {', '.join(self.to_resume)}", flush=True)
-        elif self.stop_count and requeue.classify_stop().how == run_folder.REQUEUED and (
-                job := requeue.submit_successor(self.path, self.tasks)):
+        elif self.stop_count and requeue.classify_stop().how == run_folder.REQUEUED and (job := self._hand_over()):
             print(f"preempted: Slurm job {job} runs the rest", flush=True)
+        if self.is_refused and not self.stop_count and (
+                self.to_resume or self.tasks.is_search or any(self.tasks.startable())):
+            print(requeue.requeue_worker(), flush=True)
+
+    def _hand_over(self, to_resume: Collection[str] = (), is_last: bool = False) -> str | None:
+        """Submit a successor, and return its Slurm job id; None if there is none. A refusal is printed."""
+        try:
+            job = requeue.submit_successor(self.path, self.tasks, to_resume, is_last)
+        except requeue.RequeueRefused as refusal:
+            print(refusal, flush=True)
+            self.is_refused = True
+            return None
+        self.is_refused = self.is_refused and job is None
+        return job
 
     def _units(self) -> Iterator[Unit]:
         """Yield what this worker starts, in order. If there are stacks, each worker begins at a different unit, since
