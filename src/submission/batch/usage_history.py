@@ -4,14 +4,17 @@ Each batch gets an index of a sample of its runs, so that a batch is read once; 
 """
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import time
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from src import run_folder, stats_csv
+from src.archive import run_files
 from src.config import DEFAULTS, NOT_PARAMETERS
 from src.errors import UserError
 from src.io import files, records
@@ -32,17 +35,17 @@ _COSTLY = frozenset((
 
 
 class RunUse(NamedTuple):
-    """The resources that a completed run of one start on Slurm used. None: not measured, or not recorded.
+    """The resources that a completed run used on Slurm. None: not measured, or not recorded.
 
     kind: the code that similar runs share: see `kind_of`
     length: its train_length; 0 for an external program
-    seconds: from its start to its end
+    seconds: from the start to the end of an attempt, summed over all attempts
     per_length, rest: the seconds for each unit of train_length, and for all else; None if they cannot be divided
-    memory, gpu_memory: peaks of its processes, and of one GPU, in bytes
+    memory, gpu_memory: peaks of its processes, and of one GPU, in bytes: maxima over all attempts
     cpu, gpu: cores in use, and percent of the time in which its GPUs were busy: means
-    cpus, gpus: that it had
+    cpus, gpus: that its last attempt had
     by_workers: a worker started it, with the libraries loaded already
-    slurm_job: that ran it
+    slurm_job: that ran its last attempt
     """
 
     kind: str
@@ -164,34 +167,80 @@ def _read_index(path: str) -> tuple[dict[str, RunUse], bool]:
     return uses, content.get("complete") is True
 
 
+class _Attempt(NamedTuple):
+    """One start of a run on Slurm, in unix seconds, and what it recorded of its use."""
+
+    start: float
+    end: float
+    used: Mapping[str, Any]
+    slurm_job: str
+
+
 def _read_run(path: str, by_workers: bool) -> RunUse | None:
-    """Return what a completed run used; None if it was not on Slurm, had several starts, or was in a stack."""
+    """Return what a completed run used; None if an attempt was not on Slurm or in a stack, or if a time is unknown."""
     run = RunFolder.read(path)
-    attempt = run.last_attempt() if run.ended == run_folder.COMPLETED and len(run.attempts) == 1 else None
-    if attempt is None or not attempt.get("end") or not attempt.get("start") or not attempt.get("slurm_job"):
+    attempts = _read_attempts(run) if run.ended == run_folder.COMPLETED else None
+    if not attempts or any(attempt.used.get("stacked") for attempt in attempts):
         return None
-    used = attempt.get("used", {})
-    if used.get("stacked"):
-        return None
+    last = attempts[-1]
     spec = run_folder.read_spec(run.file(run_folder.SPEC))
-    seconds, length = attempt["end"] - attempt["start"], length_of(spec)
-    per_length, rest = _divide(run.path, seconds, length) if length else (0.0, seconds)
-    return RunUse(kind_of(spec), length, seconds, per_length, rest, by_workers=by_workers,
-                  slurm_job=attempt["slurm_job"],
-                  **{key: used.get(key) for key in ("memory", "gpu_memory", "cpu", "gpu", "cpus", "gpus")})
+    seconds, length = sum(attempt.end - attempt.start for attempt in attempts), length_of(spec)
+    per_length, rest = _divide(run.path, attempts, seconds, length) if length else (0.0, seconds)
+    peaks = {key: max((value for attempt in attempts if (value := attempt.used.get(key)) is not None), default=None)
+             for key in ("memory", "gpu_memory")}
+    return RunUse(kind_of(spec), length, seconds, per_length, rest, **peaks, cpu=_mean(attempts, "cpu"),
+                  gpu=_mean(attempts, "gpu"), cpus=last.used.get("cpus"), gpus=last.used.get("gpus"),
+                  by_workers=by_workers, slurm_job=last.slurm_job)
 
 
-def _divide(folder: str, seconds: float, length: float) -> tuple[float | None, float | None]:
+def _read_attempts(run: RunFolder) -> list[_Attempt] | None:
+    """Return the attempts of a run; None without any, or if not all were on Slurm and contributed to its result.
+
+    An attempt that was killed has recorded neither its end nor its use: it ended at its last heartbeat.
+    """
+    attempts: list[_Attempt] = []
+    if len(run.attempts) > 1 and any(name.startswith("before-") for name in run.names):  # it was started with --fresh
+        return None
+    following = None  # the start of the next attempt
+    for ticket, number in reversed(run.attempts):
+        record = run.attempt(ticket, number)
+        start, end = record.get("start"), record.get("end")
+        if end is None and start and following:
+            beat = run_files.status(run.path, run_folder.attempt_name(ticket, number))
+            end = max(start, min(following, beat.st_mtime)) if beat else None
+        if not start or not end or not record.get("slurm_job"):
+            return None
+        attempts.insert(0, _Attempt(start, end, record.get("used", {}), record["slurm_job"]))
+        following = start
+    return attempts
+
+
+def _mean(attempts: Iterable[_Attempt], key: str) -> float | None:
+    """Return the mean over the time of the attempts that measured it; None if none did."""
+    measured = [(attempt.used[key], attempt.end - attempt.start) for attempt in attempts
+                if attempt.used.get(key) is not None]
+    total = sum(seconds for _, seconds in measured)
+    if total <= 0:
+        return measured[-1][0] if measured else None
+    return sum(value * seconds for value, seconds in measured) / total
+
+
+def _divide(folder: str, attempts: Sequence[_Attempt], seconds: float,
+            length: float) -> tuple[float | None, float | None]:
     """Return the seconds of a run for each unit of its train_length, and those for all else.
 
-    The time per step is that between the first and the last row of stats.csv, so that it does not contain the start. A
-    run of one epoch, as a canary, is divided by the times that its row names.
+    The time per step is that between rows of stats.csv that one attempt wrote, so that it contains neither the start
+    nor the time between attempts. A run of one epoch, as a canary, is divided by the times that its row names.
     """
     stats = stats_csv.read(folder)
     if len(stats.rows) > 1:
-        steps, clock = stats.numbers("step"), stats.numbers("timestamp")
-        training = steps[-1] * (clock[-1] - clock[0]) / max(steps[-1] - steps[0], 1)
-    elif stats.rows:
+        rows = list(zip(stats.numbers("step"), stats.numbers("timestamp"), strict=True))
+        starts = [attempt.start for attempt in attempts[1:]]
+        intervals = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(rows)
+                     if bisect.bisect(starts, before[1]) == bisect.bisect(starts, after[1])]
+        steps, time_of_steps = map(sum, zip(*intervals, strict=True)) if intervals else (0.0, 0.0)
+        training = rows[-1][0] * time_of_steps / max(steps, 1)
+    elif stats.rows and len(attempts) == 1:  # otherwise the times may be those of the last attempt only
         training = sum(value for name in stats.names if name.endswith("/time")
                        and (value := stats.numbers(name)[0]) == value)
     else:

@@ -213,6 +213,21 @@ def test_sizes_are_recorded_and_a_retry_chooses_them_anew(grid: Project, fake_sl
     assert requests()[8:] == [[]] * 4
 
 
+def test_preempted_runs_count_with_the_sum_of_their_attempts(grid: Project,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    """Where every long run is preempted there would be no history otherwise."""
+    add_run(grid.results, "002_old", 1000, 2.0, {"cpu": 2.0}, batch_size=32)
+    folder = grid.results / "26-01-01-old" / "002_old"
+    last = json.loads((folder / "attempt-1-0.json").read_text())
+    earlier = {**last, "start": 10, "end": 90, "how": "preempted"}
+    (folder / "attempt-1-0.json").write_text(json.dumps({**earlier, "used": {"memory": 5 * 2**30, "cpu": 1.0}}))
+    (folder / "attempt-1-1.json").write_text(json.dumps(last))
+    lines, _ = plan_lines(grid, capsys, "--right-size", "--set", "batch_size=32")
+    assert lines[:2] == [
+        "earlier runs took at most 18 min, 5 GB and 1.9 CPUs; you ask for 2 days, 32 GB, 8 CPUs and 1 GPU (1 similar "
+        "run)", "2 runs: time 00:30:00, mem 6400M"]  # 1,080 s × 1.5, and 5 GiB × 1.25
+
+
 def test_programs_get_the_longest_time_as_they_may_not_resume(grid: Project,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     grid.spec.write_text("job_details: {name: mine, output_dir: re sults, command: python mine.py}\n"
