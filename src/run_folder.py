@@ -176,6 +176,15 @@ def arrays_name(epoch: int) -> str:
     return f"{ARRAYS}/epoch-{epoch:05d}.npz"
 
 
+def report_name(batches: Sequence[str]) -> str:
+    """Return the name of the report on batches, in the folder of the first; it names the second one if there are more.
+
+    batches: paths, without repetitions.
+    """
+    more = f"-and-{len(batches) - 2}-more" if len(batches) > 2 else ""
+    return f"report-with-{os.path.basename(batches[1])}{more}.html" if len(batches) > 1 else "report.html"
+
+
 def notified_name(token: str, kind: str) -> str:
     """Return the name of the marker that a message of this kind was sent for a submission."""
     return f"{token}.{kind}.notified"

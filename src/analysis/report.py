@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from src import run_folder
 from src.analysis.page import details, write
 from src.analysis.page import document as page_document
 from src.analysis.reading.results import Results, read_results
@@ -29,7 +30,8 @@ def write_report(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     paths = [batches] if isinstance(batches, (str, os.PathLike)) else list(batches)
     results = read_results(paths)
     path = os.fspath(path) if path is not None else os.path.join(
-        _first_batch(results, paths), f"report{_other_batches(results)}.html")
+        _first_batch(results, paths), run_folder.report_name(
+            list(dict.fromkeys(map(os.path.dirname, results.config["folder"])))))
     folders = [os.fspath(batch) for batch in paths if os.path.isdir(batch)]
     files.write_atomic(path, build_report(results, status, resources, folders), sync=False)
     return path
@@ -40,13 +42,6 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
     """Return the HTML of the report. status, resources: as in `write_report`; batches: shown even without runs."""
     document = page_document.build(results, status, resources, batches=batches)
     return write.page({**document, **_details(document, results.config["folder"].tolist())})
-
-
-def _other_batches(results: Results) -> str:
-    """`-with-B`, or `-with-B-and-2-more`, of a report on several batches; empty for one."""
-    batches = list(dict.fromkeys(map(os.path.dirname, results.config["folder"])))
-    more = f"-and-{len(batches) - 2}-more" if len(batches) > 2 else ""
-    return f"-with-{os.path.basename(batches[1])}{more}" if len(batches) > 1 else ""
 
 
 def _first_batch(results: Results, paths: Sequence[str | os.PathLike[str]]) -> str:

@@ -10,13 +10,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from src import run_folder
 from src.errors import ON, RemoteError
 from src.io import files
 from src.submission.batch import batch_folder
 from src.submission.remote import download, hosts, remote_server, ssh, staging, upload
 from src.submission.remote.ssh import ConnectionLost, Remote
 
-_REPORT = "report.html"
 # after a lost connection these would print or act twice
 _NOT_REPEATED = ("logs", "cancel", "clean", "note", "rename", "move", "delete")
 _NEEDS_UPLOAD = ("doctor", "prefetch", "missing")  # commands that read the project's files, which may have changed
@@ -75,8 +75,8 @@ def _run(remote: Remote, command: Sequence[str], is_repeatable: bool, raw: bool)
 
 
 def _download_report(remote: Remote, command: list[str], options: argparse.Namespace, results: str) -> int:
-    """Write a report there and download it: to `--to`, or into the local copy of the batch, or beside where it would
-    be. The path here depends on the command line only, never on what the remote machine sends.
+    """Write a report there and download it: to `--to`, or into the local copy of the first batch, or beside where it
+    would be. The path here depends on the command line only, never on what the remote machine sends.
     """
     to: str | None = options.to
     without_to = [word for index, word in enumerate(command)
@@ -85,11 +85,12 @@ def _download_report(remote: Remote, command: list[str], options: argparse.Names
     if line is None:
         raise RemoteError("its report was not found", where=remote.host.name,
                           hint="upload this version of the project: any submission with --on does")
-    copy = os.path.join(results, os.path.basename(os.path.abspath(options.batches[0])))
-    path = os.path.abspath(to or (os.path.join(copy, _REPORT) if os.path.isdir(copy) else f"{copy}.{_REPORT}"))
+    batches = list(dict.fromkeys(map(os.path.abspath, options.batches)))
+    copy, name = os.path.join(results, os.path.basename(batches[0])), run_folder.report_name(batches)
+    path = os.path.abspath(to or (os.path.join(copy, name) if os.path.isdir(copy) else f"{copy}.{name}"))
     files.make_folder(os.path.dirname(path))
     with tempfile.TemporaryDirectory(prefix=".report-", dir=os.path.dirname(path)) as folder:
-        staged = os.path.join(folder, _REPORT)
+        staged = os.path.join(folder, "staged.html")
         remote.rsync(*staging.FILE_OPTIONS, "--", remote.rsync_path(line[1]), staged)
         if not stat.S_ISREG(os.lstat(staged).st_mode):
             raise RemoteError("its report is not a file", where=remote.host.name)

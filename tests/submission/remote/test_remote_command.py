@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import threading
 from pathlib import Path
 
@@ -113,6 +114,25 @@ def test_report_is_downloaded(far: Project, capfd: pytest.CaptureFixture[str]) -
     assert path.read_text() == (batch / "report.html").read_text()
     assert experiments.main(["report", f"results/{NAME}", "--on", "cluster", "--to", NASTY]) == 0
     assert Path(NASTY).read_text().startswith("<!doctype html>") and not Path("x").exists()
+
+
+def test_report_on_several_batches_leaves_that_on_the_first_alone(far: Project,
+                                                                  capfd: pytest.CaptureFixture[str]) -> None:
+    """It has the name that the same command without --on gives it."""
+    far.results.mkdir()
+    first = Path(make_batch(far.results))
+    second, copy = f"{NAME}-2", Path("results", NAME)
+    shutil.copytree(first, first.with_name(second))
+    copy.mkdir(parents=True)
+    (copy / "report.html").write_text("of the first batch")
+    batches = [f"results/{NAME}", f"results/{second}"]
+    assert experiments.main(["report", *batches, *batches, "--on", "cluster"]) == 0
+    path = copy.resolve() / f"report-with-{second}.html"
+    assert capfd.readouterr().out == f"report: {path}\n"
+    assert path.read_text() == (first / path.name).read_text()
+    assert (copy / "report.html").read_text() == "of the first batch"
+    assert experiments.main(["report", *reversed(batches), "--on", "cluster"]) == 0  # without a copy of its first batch
+    assert Path("results", f"{second}.report-with-{NAME}.html").is_file() and len(list(copy.iterdir())) == 2
 
 
 def test_lost_connection_is_retried(far: Project, sshd: Sshd, capfd: pytest.CaptureFixture[str]) -> None:
