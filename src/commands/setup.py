@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from src.commands.command_output import Output
 from src.commands.common import PROJECT
 from src.errors import BatchError
-from src.io import files, packed_copy
+from src.io import files, packed_copy, slurm_environment
 from src.submission.batch import batch_folder
 from src.submission.setup import files_to_write, job_python, scripts, storage, trial_run
 from src.submission.setup.scripts import Script
@@ -156,9 +156,14 @@ def _accepted(script: Script, accounts: Sequence[str]) -> Script:
 def _objection(script: Script) -> str | None:
     """Return why sbatch refuses a script, or what it warns of: texts of a site's own submit plugin are not known to be
     refusals. None if it has no objection.
+
+    The script is checked on the cluster that its options were read from; other options of this shell, such as
+    SBATCH_ACCOUNT, are not used, since the script must do without them.
     """
+    clusters = {"clusters": slurm_environment.sbatch_defaults().get("clusters")}
     try:
-        command = client.sbatch_command("setup", os.devnull, "", (), script.name, os.devnull, PROJECT)
+        command = client.sbatch_command("setup", os.devnull, "", client.option_arguments(clusters, "environment"),
+                                        script.name, os.devnull, PROJECT)
         message = client.validate(command, script.text).warning
     except client.SbatchError as error:
         message = error.message

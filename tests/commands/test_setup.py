@@ -156,6 +156,20 @@ def test_memory_that_slurm_refuses_is_left_out(fork: Path, monkeypatch: pytest.M
     assert "#SBATCH --account=ml\n" in text
 
 
+def test_scripts_are_checked_on_the_cluster_whose_partitions_were_read(fork: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other options of the shell do not count: another shell may not have them."""
+    monkeypatch.setenv("SLURM_CLUSTERS", "c2")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    outputs = {"scontrol": "PartitionName=main Default=YES MaxTime=1-00:00:00 State=UP PreemptMode=OFF\n",
+               "sinfo": "CLUSTER: c2\nmain|4|16|64000|(null)|\n", "sacctmgr": "ml||normal|\n"}
+    monkeypatch.setattr(client, "query", lambda command: outputs[command[0]])
+    commands: list[list[str]] = []
+    monkeypatch.setattr(client, "validate", lambda command, script: (commands.append(command), client.Validation())[1])
+    assert experiments.main(["setup", "--yes", "--no-test"]) == 0
+    assert commands and all("--clusters=c2" in command and "--account=mine" not in command for command in commands)
+
+
 SITES = {
     "typed_gpus": {"submit_cpu.sh": ["partition=short", "account=ml", "time=02:00:00", "mem=8G"],
                    "submit_a100.sh": ["partition=gpu", "account=ml", "qos=gpu", "gres=gpu:a100:1", "mem=32G"],

@@ -180,9 +180,13 @@ def _script_findings(project: str, can_validate: bool, seconds: float) -> list[F
 
 
 def _refusal(path: str) -> str:
-    """Return why Slurm would not accept a script; empty if it would, perhaps once nodes are available again."""
+    """Return why Slurm would not accept a script; empty if it would, perhaps once nodes are available again.
+
+    The options of this shell, such as SBATCH_PARTITION and SLURM_CLUSTERS, override the script, as in a submission.
+    """
     try:
-        warning = client.validate(client.sbatch_command("doctor", os.devnull, "", (), path, os.devnull,
+        options = client.option_arguments(slurm_environment.sbatch_defaults(), "environment")
+        warning = client.validate(client.sbatch_command("doctor", os.devnull, "", options, path, os.devnull,
                                                         os.path.dirname(path))).warning
         if warning and sbatch_messages.classify(warning) == sbatch_messages.UNKNOWN:  # such as of a site's own plugin
             return f"{os.path.basename(path)}: {warning}; change its #SBATCH lines, then run doctor again"
