@@ -36,7 +36,9 @@ class Status(NamedTuple):
 
     @property
     def st_mtime(self) -> float:
-        return self.st_mtime_ns / 1e9
+        """The time as os.stat computes it, to the last bit."""
+        seconds, ns = divmod(self.st_mtime_ns, 10**9)
+        return seconds + 1e-9 * ns
 
 
 FileStatus = Status | os.stat_result

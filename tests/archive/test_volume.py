@@ -85,6 +85,16 @@ def test_files_are_read_from_the_volume(batch: Path) -> None:
     assert run_files.is_archived(folder) and "done" in run_files.list_names(folder)
 
 
+def test_times_are_those_of_os_stat_to_the_last_bit(tmp_path: Path) -> None:
+    """A throughput that is computed from them does not change when runs are archived."""
+    path = tmp_path / "done"
+    path.touch()
+    for number in range(50):
+        os.utime(path, ns=(0, 1_764_589_180_123_456_789 + 7_654_321_987 * number))
+        info = path.stat()
+        assert run_files.Status(1, 0, info.st_mtime_ns, info.st_mode, (0, 0, 0, 0, 0)).st_mtime == info.st_mtime
+
+
 def test_a_run_folder_counts_rather_than_the_archive(batch: Path) -> None:
     folder = batch / run_folder.run_names(batch)[0]
     (folder / "done").unlink()

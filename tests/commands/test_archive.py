@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,14 @@ import experiments
 from src import run_folder
 from src.analysis.reading import arrays, runs
 from src.analysis.reading.results import read_results
+from src.config import Config
 from src.errors import BatchError
+from src.io import yaml_io
 from src.submission.batch import batch_folder, claims
 from src.submission.job import attempt
 from src.submission.system import process
+from tests.analysis.make_batch import curves
+from tests.analysis.page.test_write import read_document
 from tests.conftest import ROOT
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.searching import ASHA, assert_sound, decisions_of, states_of, write
@@ -42,6 +47,10 @@ class Commands:
     def run(self, *arguments: str | Path, code: int = 0) -> str:
         self._capsys.readouterr()
         assert experiments.main(list(map(str, arguments))) == code, self._capsys.readouterr()
+        return self._capsys.readouterr().out
+
+    def clear(self) -> str:
+        """Return what was printed since the last command."""
         return self._capsys.readouterr().out
 
 
@@ -79,6 +88,52 @@ def test_commands_read_archived_runs_as_before(batch: Path, commands: Commands) 
     assert names(moved) == [run]
 
 
+def report_document(batch: Path, commands: Commands) -> dict[str, Any]:
+    """Write the report on a batch. Return the document in it, without the time at which it was written."""
+    path = commands.run("report", batch).removeprefix("report: ").strip()
+    document = read_document(Path(path).read_text(encoding="utf-8"))
+    assert document.pop("written")
+    return document
+
+
+def test_report_on_archived_runs_is_the_same_document(project: Project, batch: Path, commands: Commands) -> None:
+    """With the details of each run: config, curves of epochs, steps and the system, log, failure and files."""
+    for number, name in enumerate(run_folder.run_names(batch)):
+        folder = batch / name
+        spec = run_folder.read_spec(folder / "spec.yaml")
+        facts = {"host": "node1", "commit": "abc", "classes": 10, "input_shape": [1, 8, 8]}
+        (folder / "config.yaml").write_text(yaml_io.dump_flat({**Config.from_dict(spec).to_dict(), "facts": facts}))
+        (folder / "stats.csv").write_text(curves(spec, 3 + number, number))
+        (folder / "steps.csv").write_text(f"step,epoch,timestamp,loss\n1,1,1.8e9,0.{number}\n2,1,1.8e9,0.1\n")
+        (folder / "system.csv").write_text(f"time,cpu\n1.8e9,{number}\n1.8e9,9\n")
+        (folder / "training.log").write_text(f"line of {name}\n")
+        (folder / "best_checkpoint.pt").write_bytes(b"1" * 1000)
+        (folder / "arrays").mkdir()
+        (folder / "arrays" / "epoch-00001.npz").write_bytes(b"2")
+    commands.run("note", batch, "base_lr 0.1 is best")
+    before = report_document(batch, commands)
+    assert len(before["details"]) == 4 and len(before["batches"][0]["failures"]) == 1
+    assert all(details["log"] and len(details["series"]) == 2 and len(details["files"]) > 8
+               for details in before["details"].values())
+    documents = [("best", batch), ("query", batch, "base_lr > 0"), ("compare", batch, batch), ("status", batch)]
+    answers = [commands.run(*words, "--json") for words in documents]
+    frame = read_results(batch, cache=False).big_df()
+    plan = retry_plan(project, batch, commands)
+    assert "4 runs archived" in commands.run("archive", batch) and names(batch) == []
+    assert report_document(batch, commands) == before
+    assert [commands.run(*words, "--json") for words in documents] == answers
+    archived = read_results(batch, cache=False).big_df()
+    assert archived.astype(str).equals(frame.astype(str))
+    assert retry_plan(project, batch, commands) == plan
+
+
+def retry_plan(project: Project, batch: Path, commands: Commands) -> str:
+    """Return the plan of a retry."""
+    commands.clear()
+    assert project.submit("-r", batch, "--local", "--dry-run") == 0
+    return commands.clear()
+
+
 def test_search_that_is_over_is_archived_read_and_extended(project: Project, commands: Commands,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(batch_folder.RESULTS_VARIABLE, str(project.results))
@@ -89,6 +144,7 @@ def test_search_that_is_over_is_archived_read_and_extended(project: Project, com
     ways = [("status", batch), ("search", batch), ("search", batch, "--replay"), ("query", batch, "base_lr > 0"),
             ("best", batch), ("wait", batch)]
     before, results, states = [commands.run(*way) for way in ways], read_results(batch), states_of(batch)
+    document = report_document(batch, commands)
     search = json.loads(commands.run("status", batch, "--json"))[0]["search"]
     out = commands.run("archive", batch)
     assert "18 runs archived" in out and "left alone" not in out and names(batch) == []
@@ -96,7 +152,7 @@ def test_search_that_is_over_is_archived_read_and_extended(project: Project, com
     assert json.loads(commands.run("status", batch, "--json"))[0]["search"] == search
     archived = read_results(batch)
     assert archived.config.equals(results.config) and archived.long.equals(results.long)
-    assert commands.run("report", batch) and commands.run("compare", batch, batch)
+    assert report_document(batch, commands) == document and commands.run("compare", batch, batch)
     for again in (("-r", batch), (project.spec,)):
         assert project.submit(*again, "--local", "-y") == 0 and names(batch) == []
     write(project, ASHA.replace("18", "30"))

@@ -146,7 +146,12 @@ class Curves(ExtensionArray):
         return Curves(self._source, self._at.copy())
 
     def astype(self, dtype: Any, copy: bool = True) -> Any:
-        return self.copy() if isinstance(dtype, CurveType) or dtype == "curve" else self._cells().astype(dtype)
+        if isinstance(dtype, CurveType) or dtype == "curve":
+            return self.copy()
+        dtype = pd.api.types.pandas_dtype(dtype)  # `str` is an extension type
+        if isinstance(dtype, ExtensionDtype):
+            return pd.Series(self._cells(), dtype=object).astype(dtype).array
+        return self._cells().astype(dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self._cells()

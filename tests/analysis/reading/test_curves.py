@@ -45,6 +45,7 @@ def test_pandas_operations_work_on_columns_of_curves(tmp_path: Path) -> None:
     df = read.big_df()
     objects = df.astype(dict.fromkeys(tables.stats_columns(df), object))
     assert objects[NAME].dtype == object
+    assert df.astype(str)[NAME][3] == str(df[NAME][3])
     best = [cell.max() for cell in objects[NAME]]
     assert df[NAME].apply(lambda curve: curve.max()).tolist() == best
     assert df[NAME].map(pd.Series.max).groupby(df["model"]).mean().tolist() == pytest.approx(
