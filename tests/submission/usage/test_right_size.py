@@ -98,6 +98,24 @@ def test_no_more_than_before_is_requested_in_any_mode(options: list[str], expect
     assert sorted(re.findall(r"--(?:mem|time)=\S+", commands[0])) == expected
 
 
+@pytest.mark.parametrize("mode", [[], ["--array"]])
+def test_each_model_and_batch_size_gets_its_own_size(mode: list[str], grid: Project,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    """An array has one size, so that it is split where sizes differ."""
+    grid.spec.write_text(GRID.replace("linear", "[linear, tiny/lenet]"))
+    for name, seconds, gigabytes, model, batch_size in (("002_old", 600, 4.0, "tiny/lenet", 8),
+                                                        ("003_old", 1200, 8.0, "tiny/lenet", 32)):
+        folder = grid.results / "26-01-01-old" / name
+        earlier_run(folder, (seconds - 10) / 20, model=model, train_length=20, batch_size=batch_size)
+        path = folder / "attempt-1-0.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "used": {"memory": gigabytes * 2**30}}))
+    commands = plan_lines(grid, capsys, "--right-size", *mode)[1]
+    requests = {" ".join(re.findall(r"--(?:mem|time)=(\S+)", command)) for command in commands}
+    # 41 min × 1.5 and 3.1 GiB × 1.25; 10 min and 4 GiB; 20 min and 8 GiB; and the script where nothing is known
+    assert requests == {"65 4000M", "15 5200M", "30 10300M", ""}
+    assert len(commands) == (4 if mode else 8)
+
+
 @pytest.mark.parametrize(("options", "reason"), [
     (["--stack", "auto"], "the memory of a stack is that of all its runs"),
     (["--workers", "1", "--slots", "auto"], "--slots auto finds out how many runs share a worker"),
