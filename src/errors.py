@@ -111,6 +111,16 @@ def shell_command(*words: str) -> str:
     return shlex.join(words)
 
 
+def experiments_command(*arguments: str) -> str:
+    """Return a command of experiments.py as a user would type it."""
+    return shell_command("python", "experiments.py", *arguments)
+
+
+def retry_command(batch: str, *arguments: str) -> str:
+    """Return the command that continues a batch."""
+    return shell_command("python", "submit_multiple.py", "-r", batch, *arguments)
+
+
 def one_line(text: str) -> str:
     """Return `text` with line breaks and other control characters escaped, so that it stays on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "training/setup": ABOVE | {"datasets", "optimizers", "pretrained"},
     "training/parallel": BASE | {"datasets", "training/setup"},
     "training/steps": BASE | {"datasets", "optimizers", "training/setup", "training/parallel"},
-    "training/output": BASE | {"datasets", "training/setup", "training/parallel"},
+    "training/output": BASE | {"monitoring", "datasets", "training/setup", "training/parallel"},
     "training/stacked": BASE | {"datasets", "models", "optimizers", "training/setup", "training/parallel",
                                 "training/steps", "training/output", "training"},
     "training": ABOVE | {"datasets", "models", "optimizers", "tracking", "training/setup", "training/parallel",

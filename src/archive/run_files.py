@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from src.archive import contents
 from src.archive.contents import ArchivedRun, Version
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, experiments_command
 from src.io import files
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def require_folder(folder: Path, action: str) -> None:
 
 def unarchive_command(folder: Path) -> str:
     """Return the command that brings back the folder of a run."""
-    return shell_command("python", "experiments.py", "unarchive", os.fspath(folder))
+    return experiments_command("unarchive", os.fspath(folder))
 
 
 def list_names(folder: Path) -> list[str]:

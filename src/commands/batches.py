@@ -14,7 +14,7 @@ from src.code import code_state
 from src.commands import common
 from src.commands.command_output import Output
 from src.commands.common import PROJECT, confirm, mebibytes, split_targets
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, experiments_command, retry_command
 from src.io import files
 from src.submission.batch import batch_folder
 from src.submission.planning.tickets import require_none_alive
@@ -72,8 +72,8 @@ def rename(options: argparse.Namespace) -> Output:
         _add_note(target, f"renamed from {os.path.basename(batch)}")
     document: documents.Moved = {"source": batch, "target": target}
     return Output([f"renamed {batch} to {target}",
-                   f"  {shell_command('python', 'submit_multiple.py', '-r', target)}  continues this batch; submitting "
-                   "its job spec again creates a new one"], document)
+                   f"  {retry_command(target)}  continues this batch; submitting its job spec again creates a new one"],
+                  document)
 
 
 def move(options: argparse.Namespace) -> Output:
@@ -150,7 +150,7 @@ def _archive_lines(batch: str, archived: list[str], left: dict[str, str], volume
     for reason, number in Counter(left.values()).most_common():
         lines.append(f"  {count(number, 'run')} left alone: {reason}")
     if archived:
-        lines.append(f"  {shell_command('python', 'experiments.py', 'unarchive', batch)}  brings them back")
+        lines.append(f"  {experiments_command('unarchive', batch)}  brings them back")
     return lines
 
 

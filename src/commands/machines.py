@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from src.commands.command_output import Output
 from src.commands.common import PROJECT, add_yes, confirm
 from src.config import Config, check_parameters
-from src.errors import JobSpecError
+from src.errors import JobSpecError, PackError, experiments_command
 from src.submission.batch import batch_folder
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ def doctor(options: argparse.Namespace) -> Output:
 
 def push_env(options: argparse.Namespace) -> Output:
     """Upload the environment of this Python, and print what it will lack on the other machine."""
-    from src.errors import shell_command
     from src.submission.packing import environment
     from src.submission.remote import hosts, ssh
     from src.submission.remote import push_env as pushing
@@ -72,13 +71,12 @@ def push_env(options: argparse.Namespace) -> Output:
     confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was copied", options)
     notes = pushing.push_environment(remote, folder, environment.base_python())
     document: documents.PushedEnvironment = {"host": remote.host.name, "folder": folder, "notes": list(notes)}
-    check = shell_command("python", "experiments.py", "doctor", "--on", remote.host.name)
+    check = experiments_command("doctor", "--on", remote.host.name)
     return Output([f"uploaded   {folder}", *notes, f"  {check}  checks that it works"], document)
 
 
 def pack_env(options: argparse.Namespace) -> Output:
     """Pack the environment of this Python, and data folders, into an image that jobs use instead."""
-    from src.errors import PackError
     from src.submission.packing import environment, pack
     from src.submission.remote.upload import format_size
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from src.commands.command_output import Output
 from src.commands.common import ALL_BATCHES, add_batches, add_interval, add_run, observe_batches
-from src.errors import BatchError
+from src.errors import BatchError, retry_command
 from src.printable import printable, unfiltered
 from src.submission.batch import batch_folder
 from src.submission.status import failures, retry_policy, run_lookup, states, status, throughput
@@ -157,7 +157,6 @@ def _rows_on_screen(observations: list[Observation], tables: int) -> int:
 def wait(options: argparse.Namespace) -> Output:
     """Block until every run has ended or is stuck. Return 0 if every run ended well or was deleted, else 1."""
     from src.search import summary
-    from src.submission.planning.tickets import retry_command
     from src.submission.status.wait import wait_for_batches
 
     paths = [batch_folder.require_batch(path) for path in options.batches]

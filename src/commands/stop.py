@@ -42,7 +42,7 @@ def add_clean(parser: argparse.ArgumentParser) -> None:
 
 def cancel(options: argparse.Namespace) -> Output:
     """Cancel batches and single runs, and print how to submit them again. Return 1 if something was left alone."""
-    from src.errors import shell_command
+    from src.errors import experiments_command, retry_command
     from src.submission.status import cancel as cancelling
 
     named_batches, run_names = split_targets(options.targets)
@@ -65,14 +65,12 @@ def cancel(options: argparse.Namespace) -> Output:
         if gone:
             lines.append(f"note: already ended or unknown to Slurm: {', '.join(gone)}")
         unverified = [run for run in unverified if run not in runs_and_canaries]
-        lines += [f"  {shell_command('python', 'submit_multiple.py', '-r', path)}  submits them again"
-                  for path in batches]
+        lines += [f"  {retry_command(path)}  submits them again" for path in batches]
     elif not unverified:
         lines.append("nothing is pending or running")
     if unverified:
         print("".join(f"{line}\n" for line in lines), end="")
-        raise cancelling.unverified_error(
-            unverified, shell_command("python", "experiments.py", "cancel", *options.targets, "--by-id"))
+        raise cancelling.unverified_error(unverified, experiments_command("cancel", *options.targets, "--by-id"))
     return Output(lines, document, int(bool(document["exceptions"])))
 
 

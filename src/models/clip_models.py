@@ -16,7 +16,8 @@ from src.config import Config
 from src.errors import ConfigError, did_you_mean
 from src.io import files
 from src.models import options
-from src.models.layers import adapt_channels, check_forward, create_from_hub, image_size, report_image_errors
+from src.models.layers import adapt_channels, check_forward, image_size, report_image_errors
+from src.pretrained import hub
 
 _STEM = r"(?:conv\d|bn\d|ln_pre|class_emb|positional_emb|cls_token|pos_emb|patch_emb|stem)"
 
@@ -174,8 +175,8 @@ def _create(config: Config, clip: ClipModel, size: list[int] | None, with_weight
 def _weights(config: Config, clip: ClipModel) -> str:
     """Return the file of the pretrained weights in Hugging Face's cache. DataError if it is unavailable."""
     name, settings = f"clip/{clip.name}@{clip.tag}", clip.open_clip.get_pretrained_cfg(clip.name, clip.tag)
-    return create_from_hub(config, name, f"the pretrained {name}",
-                           lambda: str(clip.open_clip.download_pretrained(settings)))
+    return hub.create(config, name, f"the pretrained {name}",
+                      lambda: str(clip.open_clip.download_pretrained(settings)))
 
 
 def _zero_shot_weights(config: Config, clip: ClipModel, model: Any, names: Sequence[str], device: torch.device | None
@@ -202,7 +203,7 @@ def _tokenizer(config: Config, clip: ClipModel) -> Any:
 
 def _with_hub(config: Config, name: str | None, create: Callable[[], Any]) -> Any:
     """Return what `create` returns. It may download the settings or the tokenizer `name` from Hugging Face's hub."""
-    return create_from_hub(config, name, f"'{name}', which {config.model} needs,", create) if name else create()
+    return hub.create(config, name, f"'{name}', which {config.model} needs,", create) if name else create()
 
 
 @contextmanager

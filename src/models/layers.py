@@ -1,19 +1,14 @@
-"""Shared by the image models: convolutions, initialization, checks of channels and sizes, creation from the hub."""
+"""Shared by the image models: convolutions, initialization, checks of channels and sizes."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from torch import nn
 
 from src.checks import known_data
-from src.config import Config
 from src.errors import ConfigError, UserError, summarize
-from src.pretrained import hub
-
-T = TypeVar("T")
 
 
 def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
@@ -48,25 +43,6 @@ def report_image_errors(model: str, input_shape: tuple[int, ...], hint: str) -> 
     except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"{model} cannot take images of {input_shape[1]} × {input_shape[2]}: {summarize(error)}",
                           where="model", hint=hint) from None
-
-
-def create_from_hub(config: Config, name: str, what: str, create: Callable[[], T]) -> T:
-    """Return what `create` returns: from the hub's cache alone if that suffices, otherwise after a download.
-
-    A second attempt draws the same random numbers. name: of the files, for a lock. what: for messages. DataError if the
-    files are unavailable.
-    """
-    state = torch.get_rng_state()
-
-    def create_offline() -> T | None:
-        torch.set_rng_state(state)
-        try:
-            with hub.offline():
-                return create()
-        except OSError:  # the hub's network and cache errors are OSErrors
-            return None
-
-    return hub.once(config, hub.lock(name), what, create_offline, create)
 
 
 def check_forward(model: nn.Module, input_shape: tuple[int, ...]) -> None:

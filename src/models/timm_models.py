@@ -10,7 +10,8 @@ from torch import nn
 from src.config import Config
 from src.errors import ConfigError, did_you_mean
 from src.models import options
-from src.models.layers import check_forward, create_from_hub, image_size, report_image_errors
+from src.models.layers import check_forward, image_size, report_image_errors
+from src.pretrained import hub
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Module:
@@ -47,8 +48,8 @@ def create(config: Config, **chosen: Any) -> nn.Module:
     timm, name = _import_timm(config), config.model.removeprefix("timm/")
     if not config.model_pretrained:
         return timm.create_model(name, **chosen)
-    return create_from_hub(config, config.model, f"the pretrained {config.model}",
-                           lambda: timm.create_model(name, pretrained=True, **chosen))
+    return hub.create(config, config.model, f"the pretrained {config.model}",
+                      lambda: timm.create_model(name, pretrained=True, **chosen))
 
 
 def _import_timm(config: Config) -> ModuleType:

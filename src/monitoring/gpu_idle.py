@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from src.io import records
 
 COLUMN = "system/gpu"  # of stats.csv: percent of the time in which the run's GPUs were busy
+DATA_BOUND = 0.3  # share of the training that waits for data, above which the data is the bottleneck
 _BUSY_ENOUGH = 70.0  # percent
 _MAX_LOADERS = 16
 
@@ -31,7 +32,7 @@ def assess(rows: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> Idle
     seconds, waiting = (sum(value for row in measured if math.isfinite(value := _number(row.get(name))))
                         for name in ("train/time", "train/data_time"))
     workers: int = config["num_workers"] if records.is_count(config.get("num_workers")) else 0
-    if seconds and waiting / seconds > 0.3 and workers < _MAX_LOADERS:
+    if seconds and waiting / seconds > DATA_BOUND and workers < _MAX_LOADERS:
         more = min(max(4 * workers, 4), _MAX_LOADERS)
         facts = config.get("facts")
         threads = facts.get("threads") if isinstance(facts, dict) else None

@@ -68,15 +68,27 @@ def once(config: Config, lock: Path, name: str, find: Callable[[], T | None], fe
                                     "check that the hub has it under this name, and whether it needs `hf auth login`")
 
 
-@contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """Make Hugging Face's library use only its cache in the block."""
-    constants = _library().constants
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+def create(config: Config, name: str, what: str, build: Callable[[], T]) -> T:
+    """Return what `build` returns: from the hub's cache alone if that suffices, otherwise after a download.
+
+    A second attempt draws the same random numbers. name: of the files, for a lock. what: for messages. DataError if the
+    files are unavailable.
+    """
+    import torch  # imported on demand: this folder loads without torch
+
+    state, constants = torch.get_rng_state(), _library().constants
+
+    def build_offline() -> T | None:
+        torch.set_rng_state(state)
+        before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            return build()
+        except OSError:  # the hub's network and cache errors are OSErrors
+            return None
+        finally:
+            constants.HF_HUB_OFFLINE = before
+
+    return once(config, lock(name), what, build_offline, build)
 
 
 def tokenizer_name(config: Config) -> str:

@@ -145,10 +145,6 @@ class Space:
         """Return whether there is anything to search."""
         return bool(self.dimensions or self.branchings)
 
-    def is_conditional(self) -> bool:
-        """Return whether some points have dimensions that others have not."""
-        return any(alternative.is_random() for branching in self.branchings for alternative in branching.alternatives)
-
     def to_json(self) -> dict[str, Any]:
         """Return the space as a JSON value."""
         return {"constants": dict(self.constants),

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 
 from src import run_folder
-from src.errors import shell_command
+from src.errors import experiments_command
 from src.submission.status import states, status
 from src.submission.status.failures import FailureGroup
 from src.submission.status.observation import Observation
@@ -90,4 +90,4 @@ def _failure(path: str, group: FailureGroup) -> str:
     run = group.runs[0].name
     index = run_folder.run_index(run)
     reference = run if index is None or run_folder.is_repeat(run) else str(index)
-    return f"{group.summary()}\n    {shell_command('python', 'experiments.py', 'logs', f'{path}:{reference}')}"
+    return f"{group.summary()}\n    {experiments_command('logs', f'{path}:{reference}')}"

@@ -36,7 +36,6 @@ def test_json_repeats_the_space() -> None:
     assert Space.from_json(json.loads(json.dumps(SPACE.to_json()))) == SPACE
     assert [item.name for item in SPACE.walk()] == [
         "base_lr", "batch_size", "optim_kwargs.nesterov", "LIST", "LIST.0.momentum", "LIST.1.ada_eps"]
-    assert SPACE.is_conditional() and not Space({}, (LR,)).is_conditional()
 
 
 def test_order_of_choices_survives_the_file_and_is_not_assumed_in_older_ones() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from src import run_folder
 from src.archive import run_files
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, experiments_command
 from src.io import deletion, files, yaml_io
 
 RESULTS_VARIABLE = "GRIDIRON_RESULTS"  # the folder of this machine's batches, if not results/
@@ -27,11 +27,11 @@ def find(output_dir: str, name: str) -> list[str]:
     return [path for path in (os.path.join(output_dir, entry) for entry in names) if run_folder.is_batch_folder(path)]
 
 
-def split_name(batch: str) -> tuple[str, str]:
-    """Return the date, yy-mm-dd, and the name of a batch folder; the date is empty if it was renamed to have none."""
-    folder = os.path.basename(batch)
-    match = re.match(r"(\d\d-\d\d-\d\d)-(.+)", folder)
-    return (match[1], match[2]) if match else ("", folder)
+def split_name(folder: str) -> tuple[str, str]:
+    """Return the date, `26-11-20-`, and the rest of the name of a batch folder, which may have no date."""
+    match = re.match(r"\d\d-\d\d-\d\d-(?=.)", folder, re.DOTALL)
+    date = match[0] if match else ""
+    return date, folder[len(date):]
 
 
 def results_folder() -> str:
@@ -56,7 +56,7 @@ def require_batch(path: str, results: str | None = None) -> str:
     if run_folder.is_run_folder(path):
         raise BatchError("this is a run folder, not a batch", where=path, hint=f"its batch is {os.path.dirname(path)}")
     raise BatchError("not a batch folder" if os.path.isdir(path) else "no such folder", where=path,
-                     hint=f"`{shell_command('python', 'experiments.py', 'status')}` lists the batches; a batch folder "
+                     hint=f"`{experiments_command('status')}` lists the batches; a batch folder "
                      "contains a job.yaml")
 
 

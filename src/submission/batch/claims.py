@@ -51,7 +51,7 @@ from typing import Any
 
 from src import run_folder
 from src.archive import run_files
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, experiments_command
 from src.io import files, slurm_environment
 from src.run_folder import RunFolder
 from src.submission.batch import journal
@@ -106,7 +106,7 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
         if last.get("how") and not holder.get(run_folder.ARCHIVES) or process.is_alive(holder) is False:
             return claim(folder, ticket + 1, in_worker=True)  # no message if another process is faster
         doing = "being archived" if holder.get(run_folder.ARCHIVES) else "already running"
-        status = shell_command("python", "experiments.py", "status", os.path.dirname(folder))
+        status = experiments_command("status", os.path.dirname(folder))
         raise BatchError(f"this run is {doing}: {process.describe(holder)}", where=folder,
                          hint=f"`{status}` shows its progress")
     if not in_worker:  # workers try every run; a Slurm job has its log to itself

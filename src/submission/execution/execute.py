@@ -4,13 +4,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from src import run_folder
+from src.errors import retry_command
 from src.io import files
 from src.submission.batch.journal import LOCAL, SLURM, Journal
 from src.submission.execution.messages import next_steps
 from src.submission.execution.write_batch import write_batch
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
-from src.submission.planning.tickets import retry_command
 from src.submission.slurm.submit import Submission
 from src.submission.system.terminal import count
 

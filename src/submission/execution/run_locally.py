@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from src import run_folder
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, experiments_command, retry_command
 from src.search import summary
 from src.submission.batch import task_files
 from src.submission.batch.task_files import NO_STACKS, Stacks, WorkerGroup
@@ -16,7 +16,7 @@ from src.submission.planning.canary import HELD_BACK, Canaries
 from src.submission.planning.command_line import Options
 from src.submission.planning.sbatch_calls import local_worker_groups
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
-from src.submission.planning.tickets import Tickets, retry_command
+from src.submission.planning.tickets import Tickets
 from src.submission.slurm.circuit_breaker import CircuitBreaker
 from src.submission.spec.job_spec import AUTO
 from src.submission.status import retry_policy, states
@@ -148,11 +148,11 @@ def _report_end(batch: str, names: Iterable[str], log: str) -> int:
             f"the search was over: {search}" if search else f"{count(len(never_started), 'run')} started"),
             where=log, hint=f"read that file; then `{retry}`")
     failed = [name for name, state in unfinished.items() if state not in (states.RUNNING, states.UNKNOWN)]
-    steps = [(shell_command("python", "experiments.py", "status", batch), "shows each run"),
-             (shell_command("python", "experiments.py", "report", batch), "writes the report")]
+    steps = [(experiments_command("status", batch), "shows each run"),
+             (experiments_command("report", batch), "writes the report")]
     if failed:
         print(f"{count(len(failed), 'run')} failed")
-        steps = [(shell_command("python", "experiments.py", "logs", os.path.join(batch, failed[0])), "shows why"),
+        steps = [(experiments_command("logs", os.path.join(batch, failed[0])), "shows why"),
                  (retry, "runs what failed again"), *steps]
     if len(unfinished) > len(failed):
         print(f"{count(len(unfinished) - len(failed), 'run')} still running in other processes")

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import sys
 
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, experiments_command, retry_command
 from src.submission.batch.journal import Journal
 from src.submission.execution.canary_dependencies import CanaryDependencies
 from src.submission.execution.messages import failure_sent, next_steps
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
-from src.submission.planning.tickets import retry_command
 from src.submission.slurm import submit
 from src.submission.slurm.circuit_breaker import CircuitBreaker
 from src.submission.slurm.queue_limits import QueueFull, QueueLimiter
@@ -40,8 +39,8 @@ def run_on_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOptio
                         progress.step()
     except KeyboardInterrupt:
         print(f"\nstopped; {len(jobs)} of {total} submitted, and they stay submitted")
-        cancel = shell_command("python", "experiments.py", "cancel", plan.batch)
-        print(next_steps((retry, "submits the rest"), (cancel, "cancels what was submitted")))
+        print(next_steps((retry, "submits the rest"),
+                         (experiments_command("cancel", plan.batch), "cancels what was submitted")))
         return 130
     except QueueFull:
         print(f"{len(jobs)} of {total} submitted: {options.max_queued} of this batch are queued, as --max-queued "
@@ -65,7 +64,7 @@ def _submit_notify_jobs(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
 def _print_submitted(plan: SubmissionPlan, submission: Submission, canaries: CanaryDependencies | None,
                      jobs: list[str]) -> None:
     """Print the Slurm jobs and the next commands. BatchError if runs are held back because a canary has failed."""
-    retry, status = retry_command(plan.batch), shell_command("python", "experiments.py", "status", plan.batch)
+    retry, status = retry_command(plan.batch), experiments_command("status", plan.batch)
     if canaries and canaries.held_back:
         total = count(len(submission.calls), "Slurm job")
         raise BatchError(f"{len(canaries.held_back)} of {total} not submitted, {canaries.held_back[0]} first: the "

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from src import config, run_folder
-from src.errors import BatchError, JobSpecError, listed, shell_command
+from src.errors import BatchError, JobSpecError, experiments_command, listed, retry_command
 from src.frozen import Frozen
-from src.submission.planning.tickets import Tickets, new_run, next_tickets, retry_command
+from src.submission.planning.tickets import Tickets, new_run, next_tickets
 from src.submission.slurm.submit import SlurmOptions, Submission, SubmissionContext, plan_single_jobs
 from src.submission.spec.grammar import Spec
 from src.submission.status import retry_policy, states
@@ -134,7 +134,7 @@ def _choose_action(batch: str, canary: Run, retry: bool, is_local: bool) -> str:
     if state.slurm_job and state.name in (states.PENDING, states.RUNNING) and not is_local:
         return _WAIT
     if state.name == states.STUCK:
-        cancel = shell_command("python", "experiments.py", "cancel", batch)
+        cancel = experiments_command("cancel", batch)
         hint = f"run `{cancel}`, then `{retry_command(batch)}` with options that fit"
     else:
         hint = "give the same command again when it has ended, or use --no-canary"

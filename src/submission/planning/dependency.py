@@ -1,8 +1,7 @@
 """Start the runs of a batch after those of another batch (--after), by a dependency of Slurm."""
 from __future__ import annotations
 
-from src.errors import BatchError, shell_command
-from src.submission.planning.tickets import retry_command
+from src.errors import BatchError, experiments_command, retry_command
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation
 from src.submission.system.terminal import count
@@ -26,9 +25,8 @@ def dependency_options(observation: Observation) -> dict[str, str]:
                          hint=f"`{retry_command(batch)}` submits again what failed")
     tickets = observation.history.tickets
     if any(not run.state.slurm_job or run.name in tickets and tickets[run.name].shared for run in open_runs):
-        wait = shell_command("python", "experiments.py", "wait", batch)
         raise BatchError("its runs have no Slurm jobs of their own, so that Slurm cannot wait for them",
                          where=f"--after {batch}",
-                         hint=f"use `{wait} && python submit_multiple.py …`")
+                         hint=f"use `{experiments_command('wait', batch)} && python submit_multiple.py …`")
     jobs = dict.fromkeys(run.state.slurm_job.partition(";")[0] for run in open_runs if run.state.slurm_job)
     return {"dependency": f"afterok:{':'.join(jobs)}", "kill-on-invalid-dep": "yes"} if jobs else {}

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from src.errors import retry_command
 from src.io import slurm_environment
 from src.submission.batch.journal import LOCAL, WRITE_ONLY
 from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning import sbatch_calls
-from src.submission.planning.tickets import retry_command
 from src.submission.slurm import directives, script_options
 from src.submission.spec.job_spec import AUTO
 from src.submission.spec.naming import format_value

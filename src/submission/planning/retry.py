@@ -3,13 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from src.errors import BatchError, JobSpecError
+from src.errors import BatchError, JobSpecError, retry_command
 from src.search import definition
 from src.submission.batch import batch_folder
 from src.submission.planning.code_note import code_lines
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import SubmissionPlan
-from src.submission.planning.tickets import next_tickets, observe_batch, retry_command
+from src.submission.planning.tickets import next_tickets, observe_batch
 from src.submission.slurm.submit import read_specs
 from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Observation, Run

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from src import run_folder
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, experiments_command
 from src.submission.status import retry_policy, states
 from src.submission.system.terminal import count
 
@@ -44,7 +44,7 @@ class Tickets(NamedTuple):
     def require_decided(self, batch: str) -> None:
         """Raise BatchError if nothing can be submitted and some runs are in the state submitted or unknown."""
         if not self.to_submit and self.left_alone.keys() & {states.SUBMITTED, states.UNKNOWN}:
-            status = shell_command("python", "experiments.py", "status", batch)
+            status = experiments_command("status", batch)
             raise BatchError(f"no run can be submitted now ({self.progress()})", where=batch,
                              hint=f"give the same command again in a few minutes; `{status}` shows why")
 
@@ -122,15 +122,10 @@ def runs_maybe_alive(observation: Observation) -> list[Run]:
 def require_none_alive(observation: Observation, action: str) -> None:
     """Raise BatchError if a run of a batch is pending or running, or might be."""
     if alive := runs_maybe_alive(observation):
-        wait = shell_command("python", "experiments.py", "wait", observation.path)
-        cancel = shell_command("python", "experiments.py", "cancel", observation.path)
+        wait = experiments_command("wait", observation.path)
+        cancel = experiments_command("cancel", observation.path)
         raise BatchError(f"cannot {action}: {count(len(alive), 'run')} of it may be pending or running "
                          f"({alive[0].name}: {alive[0].state.name})", where=observation.path,
                          hint=f"their jobs are ending: wait a few seconds, or run `{wait}` first"
                          if all(run.state.why == states.ENDING for run in alive)
                          else f"wait for them, or run `{cancel}` first")
-
-
-def retry_command(batch: str, *arguments: str) -> str:
-    """Return the command that continues a batch."""
-    return shell_command("python", "submit_multiple.py", "-r", batch, *arguments)

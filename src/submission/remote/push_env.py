@@ -6,7 +6,7 @@ import shlex
 import sys
 from typing import NamedTuple
 
-from src.errors import RemoteError, shell_command
+from src.errors import RemoteError, experiments_command
 from src.io import packed_copy, slurm_environment
 from src.submission.packing import pack, tree
 from src.submission.packing.environment import ENVIRONMENT_FILES
@@ -124,7 +124,7 @@ def find_incompatibility(here: Platform, there: Platform, base: str | None) -> s
 def compatibility_warnings(here: Platform, there: Platform) -> list[str]:
     """Return warnings about what may prevent some packages from running there."""
     if here.glibc and here.glibc != there.glibc and _numbers(there.glibc) < _numbers(here.glibc):
-        command = shell_command("python", "experiments.py", "doctor", "--deep")
+        command = experiments_command("doctor", "--deep")
         return [f"warning: {there.glibc or 'another C library'} there is older than the {here.glibc} here: packages "
                 f"that were built for this machine may not load; `{command}` there tries torch"]
     return []

@@ -59,7 +59,7 @@ class Lane:
     """
 
     def __init__(self, gpu: str | None = None, guess: Guess | None = None, most: int = 256) -> None:
-        self.gpu, self.guess, self.policy = gpu, guess, Policy(guess, most)
+        self.gpu, self.policy = gpu, Policy(guess, most)
         self.decisions: list[dict[str, Any]] = []
         self.room = Room()
         self.busy: list[float] = []  # percent of the GPU, in recent readings

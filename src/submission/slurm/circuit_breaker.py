@@ -6,12 +6,11 @@ import time
 from collections.abc import Mapping
 
 from src import logs, run_folder
-from src.errors import BatchError, one_line, shell_command
+from src.errors import BatchError, experiments_command, one_line, retry_command
 from src.run_folder import RunFolder
 from src.submission.batch import claims
 from src.submission.slurm import client
 
-_COMMAND = ("python", "experiments.py")
 _PAUSE = 3.0  # seconds between checks of the runs' files
 _SLURM_PAUSE = 30.0  # seconds between queries of Slurm, which tell which jobs ended before Python started
 _MAX_WATCHED = 200  # runs, of those that were submitted first: the first to end are among them
@@ -84,10 +83,9 @@ class CircuitBreaker:
         self._error = normalized
         self._failed.append(name)
         if len(self._failed) >= self.max_failures:
-            logs_command = shell_command(*_COMMAND, "logs", os.path.join(self.batch, self._failed[0]))
+            failed = os.path.join(self.batch, self._failed[0])
             raise BatchError(
                 f"the first {self.max_failures} runs that ended all failed alike: {one_line(error[:300]) or how}",
-                where=self.batch, hint=f"`{logs_command}` shows one of them, "
-                f"`{shell_command(*_COMMAND, 'cancel', self.batch)}` cancels the rest; after fixing the cause, "
-                f"`{shell_command('python', 'submit_multiple.py', '-r', self.batch)}`; to continue anyway, the same "
-                "command with --max-failures 0")
+                where=self.batch, hint=f"`{experiments_command('logs', failed)}` shows one of them, "
+                f"`{experiments_command('cancel', self.batch)}` cancels the rest; after fixing the cause, "
+                f"`{retry_command(self.batch)}`; to continue anyway, the same command with --max-failures 0")

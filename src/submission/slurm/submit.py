@@ -175,8 +175,8 @@ class SubmissionContext(NamedTuple):
 
         The date comes last since squeue prints the first 8 characters only.
         """
-        date, name = batch_folder.split_name(self.batch)
-        return f"{name}{suffix}{f'-{date}' if date else ''}"
+        date, name = batch_folder.split_name(os.path.basename(self.batch))
+        return f"{name}{suffix}{f'-{date[:-1]}' if date else ''}"
 
 
 def plan_single_jobs(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,

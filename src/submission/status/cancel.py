@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from src.errors import BatchError, SlurmError, listed, shell_command
+from src.errors import BatchError, SlurmError, experiments_command, listed
 from src.frozen import Frozen
 from src.search import definition
 from src.submission.batch import journal
@@ -112,7 +112,7 @@ def _require_seen(searches: Mapping[str, wait.Workers], by_id: bool) -> None:
     """SlurmError if squeue did not list the workers of a search, unless they are cancelled by id."""
     for batch, workers in searches.items():
         if not workers.are_seen and not by_id:
-            by_journal = shell_command("python", "experiments.py", "cancel", batch, "--by-id")
+            by_journal = experiments_command("cancel", batch, "--by-id")
             raise SlurmError("it is unknown whether workers of this search still wait or run (squeue did not answer); "
                              "nothing was cancelled", where=batch, hint=f"run the same command again later, or "
                              f"`{by_journal}` to cancel {_slurm_jobs(workers.slurm_jobs)} by the ids in the journal")
@@ -148,7 +148,7 @@ def _reject_shared_jobs(cancellation: Cancellation, alive: Iterable[Run]) -> Non
     in_jobs = [run for run in kept if jobs & set(_jobs_of(run))]
     if others := in_jobs or [run for run in kept if _process_key(_process_of(run)) in processes]:
         holder = "Slurm job of this run is a worker" if in_jobs else "process of this run trains a stack"
-        whole_batch = shell_command("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
+        whole_batch = experiments_command("cancel", os.path.dirname(others[0].path))
         raise BatchError(f"the {holder} that has {count(len(others), 'other run')} too",
                          where=cancellation.runs[0].path, hint=f"`{whole_batch}` cancels all of them")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from src import metrics, run_folder
-from src.errors import UserError, shell_command
+from src.errors import UserError, retry_command
 from src.io import files, slurm_environment
 from src.submission.batch import journal
 from src.submission.slurm import client
@@ -96,7 +96,7 @@ def message(observation: Observation, kind: str, why: str = "") -> tuple[str, st
     lines += status.idle_lines(observation)[:status.MAX_GROUPS]
     lines += [group.line() for group in failures.group_failures(observation.runs.values())][:status.MAX_GROUPS]
     if observation.count(retry_policy.RETRIED):
-        lines.append(shell_command("python", "submit_multiple.py", "-r", observation.path))
+        lines.append(retry_command(observation.path))
     return f"{os.path.basename(observation.path)}{_EVENTS[kind]}", "\n".join(lines)
 
 

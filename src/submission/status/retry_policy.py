@@ -13,7 +13,6 @@ class Policy(NamedTuple):
 
     retry: whether `-r` submits it: NO, YES, or, if it requests memory or runs without Slurm, WITH_MORE_MEMORY;
     meaning: for the pages of the documentation;
-    is_alive: whether it runs or will run without another submission; None if that is unknown;
     is_failure: whether it is listed among the failures;
     fails_canary: whether the runs that wait for a canary in this state are held back;
     restarts_canary: whether a canary in this state is submitted again by any submission, not only by `-r`.
@@ -21,7 +20,6 @@ class Policy(NamedTuple):
 
     retry: str
     meaning: str
-    is_alive: bool | None = False
     is_failure: bool = False
     fails_canary: bool = False
     restarts_canary: bool = False
@@ -33,13 +31,11 @@ def _failure(meaning: str, retry: str = YES) -> Policy:
 
 POLICIES: dict[str, Policy] = {
     states.NEW: Policy(YES, "not started, and no job or worker will start it", restarts_canary=True),
-    states.SUBMITTED: Policy(NO, "its submission is under way: sbatch is called, or waits for room in the queue",
-                             is_alive=True),
-    states.PENDING: Policy(NO, "waits in the queue, or for a worker", is_alive=True),
-    states.RUNNING: Policy(NO, "runs", is_alive=True),
+    states.SUBMITTED: Policy(NO, "its submission is under way: sbatch is called, or waits for room in the queue"),
+    states.PENDING: Policy(NO, "waits in the queue, or for a worker"),
+    states.RUNNING: Policy(NO, "runs"),
     states.STUCK: Policy(NO, "Slurm will not start it as it is: an administrator holds it, it exceeds a limit on one "
-                         "job, or it requests what does not exist; the reason is shown", is_alive=True,
-                         is_failure=True),
+                         "job, or it requests what does not exist; the reason is shown", is_failure=True),
     states.DONE: Policy(NO, "trained to the end"),
     states.EARLY_STOPPED: Policy(NO, "stopped early by its own rule"),
     states.DIVERGED: Policy(NO, "stopped because its loss diverged"),
@@ -55,16 +51,15 @@ POLICIES: dict[str, Policy] = {
                           "sacct and its heartbeat is old")._replace(restarts_canary=True),
     states.UNKNOWN: Policy(NO, "squeue or sacct did not answer, its heartbeat is fresh, it is on another machine or "
                            "was [synced from one](results.md#sync-results-from-a-cluster), or it is too early to "
-                           "decide; `--force` submits it", is_alive=None),
+                           "decide; `--force` submits it"),
     states.DELETED: Policy(NO, "its folder was deleted, by `experiments.py delete` or by hand; the command that made "
                            "the batch creates it again", restarts_canary=True),
 }
 
 # states in which nothing is left to do for a run
-CLOSED = frozenset(state for state, policy in POLICIES.items() if policy.retry == NO and policy.is_alive is False)
+CLOSED = frozenset(state for state, policy in POLICIES.items() if policy.retry == NO) - {*states.MAYBE_ALIVE}
 ENDED_WELL = CLOSED - {states.DELETED}
-ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive)
-MAYBE_ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive is not False)
+ALIVE, MAYBE_ALIVE = frozenset(states.ALIVE), frozenset(states.MAYBE_ALIVE)
 RETRIED = frozenset(state for state, policy in POLICIES.items() if policy.retry != NO)
 NEEDS_MORE_MEMORY = frozenset(state for state, policy in POLICIES.items() if policy.retry == WITH_MORE_MEMORY)
 UNSUCCESSFUL = frozenset(state for state, policy in POLICIES.items() if policy.is_failure)

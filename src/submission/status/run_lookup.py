@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from src import run_folder
-from src.errors import BatchError, listed, shell_command
+from src.errors import BatchError, experiments_command, listed
 from src.io import files, yaml_io
 from src.submission.batch import batch_folder, claims, journal
 from src.submission.batch.journal import WORKERS, Units
@@ -33,7 +33,7 @@ def find_run(name: str, results: str) -> str:
         return _only_run(batch, name)
     if not runs:
         raise BatchError(NO_RUN, where=name, allowed=ACCEPTED_FORMS,
-                         hint=f"`{shell_command('python', 'experiments.py', 'status')}` lists them")
+                         hint=f"`{experiments_command('status')}` lists them")
     if len(runs) > 1:
         raise BatchError(f"{len(runs)} runs match", where=name, allowed=listed(runs, 10), hint="give the folder of one")
     return runs[0]
@@ -48,7 +48,7 @@ def _only_run(batch: str, name: str) -> str:
     example = next((index for index in map(run_folder.run_index, map(os.path.basename, runs)) if index is not None), 0)
     raise BatchError(f"this is a batch of {len(runs):,} runs, not a run", where=name, allowed=ACCEPTED_FORMS,
                      hint=f"name one of them, for example {name.rstrip('/')}:{example}; "
-                     f"`{shell_command('python', 'experiments.py', 'status', batch)}` lists them")
+                     f"`{experiments_command('status', batch)}` lists them")
 
 
 def newest_batch(batches: Iterable[str]) -> str | None:

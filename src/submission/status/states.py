@@ -25,6 +25,9 @@ NODE_FAILED, CANCELLED, LOST, UNKNOWN, DELETED = "node_failed", "cancelled", "lo
 ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, PAUSED, FAILED, TIMEOUT,
        OUT_OF_MEMORY, PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN, DELETED)
 
+ALIVE = (SUBMITTED, PENDING, RUNNING, STUCK)  # a run in one of these runs, or will without another submission
+MAYBE_ALIVE = (*ALIVE, UNKNOWN)
+
 LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch may answer late
 OUTPUT_NOT_OPENED = "Slurm could not open the job's output (exit code 0:53): "  # the path follows
 ENDING = "its job is ending"  # remark on a running run whose job was cancelled or has left its program
@@ -32,7 +35,6 @@ _SIGNAL_STATUS = 128  # a shell's exit status of a program that a signal killed 
 _CLOCK_TOLERANCE = 3600.0  # seconds that sacct's clock may be behind when it is compared with a ticket
 
 _DONE_FILE = {run_folder.COMPLETED: DONE, run_folder.EARLY_STOPPED: EARLY_STOPPED, run_folder.DIVERGED: DIVERGED}
-_MAYBE_ALIVE = (SUBMITTED, PENDING, RUNNING, STUCK, UNKNOWN)
 # the state of a run by how its Slurm job ended; after COMPLETED its files decide
 _SLURM_ENDED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
                 "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
@@ -299,7 +301,7 @@ def _is_deleted(evidence: Evidence) -> bool:
     """Return whether the run's folder was deleted, and no other rule finds that it may be alive."""
     return evidence.files is None and next(
         rule for rule in RULES if DELETED not in rule.states and rule.applies(evidence)).conclude(
-            evidence).name not in _MAYBE_ALIVE
+            evidence).name not in MAYBE_ALIVE
 
 
 # The first rule that applies decides. Every rule but the first five may rely on those before it.
@@ -308,7 +310,7 @@ RULES: tuple[Rule, ...] = (
          lambda evidence: evidence.done_content is not None,
          lambda evidence: State(_DONE_FILE.get(evidence.done_content or "", DONE)), "whatever Slurm says"),
     Rule("the run's folder was deleted, and the rules below do not find that it may be alive", (DELETED,), _is_deleted,
-         _always(DELETED), f"alive are {', '.join(_MAYBE_ALIVE[:-1])} and {UNKNOWN}"),
+         _always(DELETED), f"alive are {', '.join(ALIVE)} and {UNKNOWN}"),
     Rule("the attempt recorded that it paused at a rung of its search", (PAUSED,),
          lambda evidence: evidence.recorded_end == PAUSED, _always(PAUSED),
          "the job of its worker continues with other trials"),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, experiments_command
 from src.search import summary
 from src.submission.batch import journal
 from src.submission.slurm import client
@@ -149,6 +149,6 @@ def reject_copy(path: str, command: str) -> None:
     history = journal.read_history(path)
     if history.sync_markers and not history.recorded_plans:
         host = history.sync_markers[0].host
-        remote_command = shell_command("python", "experiments.py", command, path, "--on", host)
+        remote_command = experiments_command(command, path, "--on", host)
         raise BatchError(f"this batch is a copy; its runs are on {host}", where=path,
                          hint=f"run `{remote_command}` instead")

@@ -4,7 +4,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,10 +12,10 @@ from src import notes, run_folder
 from src.archive import run_files
 from src.errors import BatchError
 from src.io import deletion, files
+from src.submission.batch import batch_folder
 from src.submission.spec.job_spec import check_name
 
 DELETED = "deleted.jsonl"  # beside the batches: what is kept of those that were deleted
-_DATED = re.compile(r"(\d\d-\d\d-\d\d-)?(.+)", re.DOTALL)
 
 
 def rename(batch: str, name: str) -> str:
@@ -24,10 +23,11 @@ def rename(batch: str, name: str) -> str:
 
     Its first name is kept: ids of its runs in trackers depend on it.
     """
-    new_date, new_name = _split_name(name)
+    new_date, new_name = batch_folder.split_name(name)
     check_name(new_name, "NAME")
     first_name = os.path.join(batch, run_folder.SUBMISSIONS, run_folder.FIRST_NAME)
-    target = os.path.join(os.path.dirname(batch), (new_date or _split_name(os.path.basename(batch))[0]) + new_name)
+    date = new_date or batch_folder.split_name(os.path.basename(batch))[0]
+    target = os.path.join(os.path.dirname(batch), date + new_name)
     _check_move(batch, target)
     files.create_exclusive(first_name, os.path.basename(batch) + "\n")
     os.rename(batch, target)
@@ -80,12 +80,6 @@ def delete_run(run: str, state: str) -> str:
     if os.path.isdir(run):
         _remove(run)
     return kept
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    """Return the date, `26-11-20-` or nothing, and the rest of the name of a batch."""
-    match = _DATED.fullmatch(name)
-    return (match[1] or "", match[2]) if match else ("", name)
 
 
 def _check_move(batch: str, target: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 
-from src.errors import UserError, shell_command
+from src.errors import UserError, experiments_command
 from src.submission.status import cancel
 from src.submission.status.observe import observe
 
@@ -18,7 +18,7 @@ def cancel_now(batch: str, run: str | None) -> str:
         unverified = cancel.unverified(observations, batches, runs)
         if cancellation is None:
             if unverified:
-                command = shell_command("python", "experiments.py", "cancel", run or batch, "--by-id")
+                command = experiments_command("cancel", run or batch, "--by-id")
                 return str(cancel.unverified_error(unverified, command))
             return "nothing is pending or running"
         gone, left_alone = cancel.cancel(cancellation)

@@ -14,6 +14,7 @@ from loguru import logger
 
 from src import run_folder
 from src.io import files
+from src.monitoring.gpu_idle import DATA_BOUND
 
 if TYPE_CHECKING:
     from loguru import Logger, Record
@@ -117,7 +118,7 @@ def bottleneck_message(row: Mapping[str, Any], config: Mapping[str, Any], in_mem
         return None
     speed = f"({row['train/examples_per_second']:.4g} examples a second)"
     remedies = [f"a batch_size above {config['batch_size']}"]
-    if share > 0.3:
+    if share > DATA_BOUND:
         if not in_memory:
             remedies = [f"num_workers above {config['num_workers']}",
                         "data_on_device: true, if they are images that fit", *remedies]
