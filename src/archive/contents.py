@@ -76,7 +76,7 @@ def volume_name(number: int) -> str:
 
 
 _archives: dict[str, Archive] = {}  # by the absolute path of their folder
-_found: dict[str, tuple[float, ArchivedRun]] = {}  # by the path of the folder: when, and which
+_recent: dict[str, tuple[float, ArchivedRun]] = {}  # by the path of the folder: when, and which
 _lock = _thread.allocate_lock()  # threading takes time to load
 
 
@@ -105,16 +105,16 @@ def find(folder: str | os.PathLike[str]) -> ArchivedRun | None:
     """Return a run by the path of its folder, which is not there; None if it is not in the archive of its batch."""
     run = _find(folder)
     if run:
-        if len(_found) > _MAX_FOUND:
-            _found.clear()
-        _found[os.fspath(folder)] = time.monotonic(), run
+        if len(_recent) > _MAX_FOUND:
+            _recent.clear()
+        _recent[os.fspath(folder)] = time.monotonic(), run
     return run
 
 
 def just_found(folder: str | os.PathLike[str]) -> ArchivedRun | None:
     """Return a run that was found a few milliseconds ago, as when several of its files are read; otherwise None."""
-    found = _found.get(os.fspath(folder))
-    return found[1] if found and time.monotonic() < found[0] + _FOUND_SECONDS else None
+    since, run = _recent.get(os.fspath(folder), (0.0, None))
+    return run if time.monotonic() < since + _FOUND_SECONDS else None
 
 
 def find_known(folder: str | os.PathLike[str]) -> ArchivedRun | None:
@@ -142,7 +142,7 @@ def _find(folder: str | os.PathLike[str]) -> ArchivedRun | None:
 def clear_cache() -> None:
     """Forget all archives, as a new process would."""
     _archives.clear()
-    _found.clear()
+    _recent.clear()
 
 
 def looks(folder: str | os.PathLike[str]) -> Iterator[None]:

@@ -85,8 +85,8 @@ def overlaps(slices: Mapping[str, tuple[Slice, ...]], sizes: Mapping[str, int]) 
                                      for part in slices[one] for other_part in slices[other]
                                      if part.source == other_part.source in sizes)
               for one, other in itertools.combinations(slices, 2)}
-    found = {names: samples for names, samples in shared.items() if samples}
-    return {"overlaps": found} if found else {}
+    overlapping = {names: samples for names, samples in shared.items() if samples}
+    return {"overlaps": overlapping} if overlapping else {}
 
 
 def _count_shared(one: Slice, other: Slice, n: int) -> int:

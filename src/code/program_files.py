@@ -101,12 +101,12 @@ class _Search:
         for module in modules:
             parts = module.split(".")
             for folder in folders:
-                found = [path for end in range(1, len(parts) + 1)
+                paths = [path for end in range(1, len(parts) + 1)
                          for stem in [os.path.join(folder, *parts[:end])]
                          for path in (f"{stem}.py", os.path.join(stem, "__init__.py")) if os.path.isfile(path)]
-                for path in reversed(found):
+                for path in reversed(paths):
                     self.add(path)
-                if found:
+                if paths:
                     break
 
     def follow(self) -> list[str]:
@@ -131,7 +131,7 @@ class _Search:
 
 
 class _Parts:
-    """What a Python file refers to. imports: modules by the number of dots before them; strings: its texts."""
+    """The references in a Python file. imports: modules by the number of dots before them; strings: its texts."""
 
     def __init__(self) -> None:
         self.imports: dict[int, list[str]] = {}
@@ -139,7 +139,7 @@ class _Parts:
 
 
 def _parse(text: str) -> _Parts | None:
-    """Return what a Python file refers to; None if it is not of this Python's syntax."""
+    """Return the references in a Python file; None if it is not of this Python's syntax."""
     import ast  # few commands need it
 
     try:

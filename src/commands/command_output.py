@@ -1,4 +1,4 @@
-"""What a command prints: text for people, or with --json one document for programs (`documents.py`)."""
+"""The output of a command: text for people, or with --json one document for programs (`documents.py`)."""
 from __future__ import annotations
 
 import contextlib

@@ -33,7 +33,7 @@ class RunStatus(TypedDict):
 
 
 class BatchThroughput(TypedDict):
-    """How many runs end well per hour, in `BatchStatus`; null if unknown, or if nothing is pending or running."""
+    """Runs that end well per hour, in `BatchStatus`; null if unknown, or if nothing is pending or running."""
 
     now: float | None  # over the last hour
     over_the_batch: float | None
@@ -139,7 +139,7 @@ class Logs(TypedDict):
 
 
 class Cancelled(TypedDict):
-    """What was cancelled."""
+    """Runs that were cancelled."""
 
     cancelled: list[str]  # run folders, with those of canaries
     exceptions: list[str]  # a line for each run or job that was left alone, with the reason
@@ -148,7 +148,7 @@ class Cancelled(TypedDict):
 
 
 class Cleaned(TypedDict):
-    """What `clean` removed."""
+    """Files that `clean` removed."""
 
     removed: int  # bytes
     batches: dict[str, int]  # number of runs by batch
@@ -318,7 +318,7 @@ class NoteDocument(TypedDict):
 
 
 class Steps(TypedDict, total=False):
-    """How to repeat a run, and with `--run` what came out."""
+    """The steps that repeat a run, and with `--run` the result."""
 
     steps: list[str]  # comments and commands
     identical: bool
@@ -332,7 +332,7 @@ class Written(TypedDict):
 
 
 class Lines(TypedDict):
-    """What the command would print as text."""
+    """The lines that the command would print as text."""
 
     lines: list[str]
 
@@ -416,7 +416,7 @@ class SetupTest(TypedDict):
 
 
 class Setup(TypedDict):
-    """What `setup` did."""
+    """The changes that `setup` made."""
 
     slurm: bool  # whether Slurm answers here
     written: list[str]  # files
@@ -448,7 +448,7 @@ class SubmittedRun(TypedDict):
 
 
 class Submission(TypedDict):
-    """What a submission did."""
+    """The result of a submission."""
 
     batch: str
     runs: list[SubmittedRun]  # the runs that it was to submit

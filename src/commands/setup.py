@@ -30,7 +30,7 @@ Choose = Callable[[str, Sequence[tuple[str, str]]], str]  # question, and choice
 
 
 class Decisions(NamedTuple):
-    """What the user decided. account: None if there is no choice; gpu_partitions: by GPU type."""
+    """The answers of the user. account: None if there is no choice; gpu_partitions: by GPU type."""
 
     account: str | None
     cpu_partition: Partition

@@ -135,8 +135,8 @@ class Live:
 
     def details(self, key: str) -> dict[str, Any] | None:
         """Return the details of a run by its key; None for another key."""
-        found = self.published.find(key)
-        return found and details.run(*found)
+        run = self.published.find(key)
+        return run and details.run(*run)
 
     def notes(self, batch: int) -> list[dict[str, Any]]:
         """Return the notes of a batch as they are now."""

@@ -52,7 +52,7 @@ def curves_of(results: Results, names: Iterable[str], positions: Iterable[int]) 
 
 
 class _Change(NamedTuple):
-    """What a version changed. runs: by index, the last epoch until which the curves are unchanged."""
+    """The changes of a version. runs: by index, the last epoch until which the curves are unchanged."""
 
     number: int
     runs: dict[int, int]

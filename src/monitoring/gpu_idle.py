@@ -88,7 +88,7 @@ class IdleNow(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What a run has done so far, in seconds: the time, by a clock; waits for data, evaluations, CPU time.
+    """The progress of a run so far, in seconds: the time, by a clock; waits for data, evaluations, CPU time.
 
     busy: percent, of its GPUs on average; sees_loop: whether data and evaluation were measured
     """

@@ -63,8 +63,8 @@ class FusedOptimizer:
         """Return the state as lists in the order of `params`: one list for each kind of state."""
         places = {id(param): (group, place) for group, settings in enumerate(self.param_groups)
                   for place, param in enumerate(settings["params"])}
-        found = [places[id(param)] for param in params]
-        rows = [[kind[place] for kind in self._states[group]] for group, place in found]
+        own_places = [places[id(param)] for param in params]
+        rows = [[kind[place] for kind in self._states[group]] for group, place in own_places]
         return [list(column) for column in zip(*rows, strict=True)]
 
     def decay_of(self, param: Tensor) -> float:

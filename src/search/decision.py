@@ -22,7 +22,7 @@ GIVEN_UP = run_folder.FAILED  # the end of a trial that failed too often
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a trial at one rung.
+    """The result of a trial at one rung.
 
     rung: index
     value: of the metric at the rung's epoch, or at the end of the trial; None if there is none, or it is not finite

@@ -20,7 +20,7 @@ MAX_RUNGS = 100
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """How trials that are not promising end early.
+    """The rules by which trials that are not promising end early.
 
     method: ASHA, or HYPERBAND as W&B means it
     rungs: ascending, without the full length of a trial, which is the top rung
@@ -87,8 +87,8 @@ class Search:
     @classmethod
     def from_json(cls, value: Any) -> Search:
         """Return the search of a JSON value. KeyError, TypeError or ValueError if it is not one."""
-        known = {item.name for item in fields(cls)}
-        values = {key: item for key, item in value.items() if key in known}  # a newer version may have others
+        names = {item.name for item in fields(cls)}
+        values = {key: item for key, item in value.items() if key in names}  # a newer version may have others
         if stop := values["early_stop"]:
             values["early_stop"] = EarlyStop(**{**stop, "rungs": tuple(map(int, stop["rungs"]))})
         search = cls(**{**values, "space": Space.from_json(values["space"]), "varying": tuple(values["varying"])})

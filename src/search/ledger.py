@@ -58,7 +58,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the first `count` decisions of a search record. Immutable: `after` and `with_results` return another one."""
+    """The first `count` decisions of a search. Immutable: `after` and `with_results` return another one."""
 
     search: Search
     count: int = 0

@@ -1,4 +1,4 @@
-"""How far a trial is, by the files of its run folder: results that are not in a decision yet, and the next ticket."""
+"""The progress of a trial, by the files of its run folder: results that are in no decision yet, and the next ticket."""
 from __future__ import annotations
 
 import math
@@ -24,7 +24,7 @@ _LOST = "lost"
 
 @dataclass(frozen=True)
 class Progress:
-    """What the files of an open trial show.
+    """The progress of an open trial, by its files.
 
     results: new ones, the lowest rung first
     ticket: a worker may start the trial under this ticket; None if it runs, or has a result

@@ -8,13 +8,13 @@ from typing import Any
 from src.errors import JobSpecError, did_you_mean
 from src.search.definition import ASHA, HYPERBAND, METHODS, TPE
 
-UNKNOWN_LENGTH = 10**9  # epochs of a trial whose length is not known before it has ended
+UNKNOWN_LENGTH = 10**9  # epochs of a trial whose length is not values before it has ended
 FULL_LENGTH = "full"  # the schedule of a trial is that of its whole length, wherever it pauses
 
 
 @dataclass(frozen=True)
 class EarlyStopSettings:
-    """How trials end early, as a job spec or a sweep file gives it.
+    """The rules by which trials end early, as a job spec or a sweep file gives them.
 
     method: ASHA or HYPERBAND of definition.py;
     first: the first rung; None for bands that are counted down from `last`;
@@ -35,7 +35,7 @@ class EarlyStopSettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a job spec is searched.
+    """The block `search` of a job spec.
 
     trials: None if the command line has to give their number;
     parallel: trials at a time; None: as many as there are workers times slots;
@@ -54,10 +54,10 @@ class SearchSettings:
 
 def parse_search(value: Any, where: str) -> SearchSettings:
     """Parse the block `search`. JobSpecError for an unknown key or an invalid value."""
-    known = _parse_keys(value, _KEYS, where, "for example search: {method: tpe, trials: 60}")
-    if "trials" not in known:
+    values = _parse_keys(value, _KEYS, where, "for example search: {method: tpe, trials: 60}")
+    if "trials" not in values:
         raise JobSpecError("trials is required", where=where, hint="add the number of trials, as `trials: 60`")
-    return SearchSettings(**{"method": TPE, **known})
+    return SearchSettings(**{"method": TPE, **values})
 
 
 def parse_early_terminate(value: Any, where: str) -> EarlyStopSettings:
@@ -65,15 +65,15 @@ def parse_early_terminate(value: Any, where: str) -> EarlyStopSettings:
 
     JobSpecError for what W&B would not accept either.
     """
-    known = _parse_keys(value, _EARLY_TERMINATE_KEYS, where, "for example {type: hyperband, min_iter: 3}")
-    known.pop("type", None)
-    if ("min_iter" in known) == ("max_iter" in known):
+    values = _parse_keys(value, _EARLY_TERMINATE_KEYS, where, "for example {type: hyperband, min_iter: 3}")
+    values.pop("type", None)
+    if ("min_iter" in values) == ("max_iter" in values):
         raise JobSpecError("hyperband takes either min_iter, or max_iter and s", where=where,
                            hint="for example {type: hyperband, min_iter: 3}")
-    if "max_iter" in known and "s" not in known:
+    if "max_iter" in values and "s" not in values:
         raise JobSpecError("s is required with max_iter: the number of bands", where=where, hint="for example s: 2")
-    return EarlyStopSettings(HYPERBAND, known.get("min_iter"), known.get("eta", 3.0), known.get("max_iter"),
-                             known.get("s"), known.get("strict", True), resume=False)
+    return EarlyStopSettings(HYPERBAND, values.get("min_iter"), values.get("eta", 3.0), values.get("max_iter"),
+                             values.get("s"), values.get("strict", True), resume=False)
 
 
 def _parse_keys(value: Any, parsers: Mapping[str, Callable[[Any, str], Any]], where: str, hint: str) -> dict[str, Any]:
@@ -89,11 +89,11 @@ def _parse_keys(value: Any, parsers: Mapping[str, Callable[[Any, str], Any]], wh
 
 
 def _parse_early_stop(value: Any, where: str) -> EarlyStopSettings:
-    known = _parse_keys(value, _EARLY_STOP_KEYS, where, "for example early_stop: {method: asha, min: 2, eta: 3}")
-    if "first" not in known:
+    values = _parse_keys(value, _EARLY_STOP_KEYS, where, "for example early_stop: {method: asha, min: 2, eta: 3}")
+    if "first" not in values:
         raise JobSpecError("min is required: the epochs of the first rung", where=where, hint="for example min: 2")
-    known.pop("schedule", None)
-    return EarlyStopSettings(**{"method": ASHA, "eta": 3, **known})
+    values.pop("schedule", None)
+    return EarlyStopSettings(**{"method": ASHA, "eta": 3, **values})
 
 
 def _parse_whole(minimum: int) -> Callable[[Any, str], int]:

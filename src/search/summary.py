@@ -1,4 +1,4 @@
-"""How far a search is, by its decisions: a line for each rung, and one for its trials; and whether it is over.
+"""The progress of a search, by its decisions: a line for each rung, and one for its trials; and whether it is over.
 
 A search between two trials looks like one that is over. So the worker that finds nothing to start any more records that
 in search/finished.json.
@@ -16,7 +16,7 @@ from src.io import files, records
 from src.search.decision import PROMOTE
 from src.search.definition import Search, read
 from src.search.history import History
-from src.search.ledger import OPEN, STOPPED, Ledger, Trial
+from src.search.ledger import OPEN, STOPPED, Ledger
 from src.search.settings import UNKNOWN_LENGTH
 
 FILE = f"{run_folder.SEARCH}/finished.json"
@@ -98,11 +98,7 @@ def _rung(search: Search, ledger: Ledger, index: int, promoted: int) -> Rung:
     epochs = search.rungs[index]
     return Rung(None if epochs == UNKNOWN_LENGTH else epochs, len(losses), promoted,
                 sum(trial.state == STOPPED and trial.target == index for trial in ledger.trials),
-                _value(search, losses, best), best.run if best else None)
-
-
-def _value(search: Search, losses: dict[int, float], best: Trial | None) -> float | None:
-    return None if best is None else search.loss(losses[best.number])  # twice negated
+                search.loss(losses[best.number]) if best else None, best.run if best else None)  # twice negated
 
 
 def record_end(batch: str | os.PathLike[str], search: Search, error: str | None) -> None:

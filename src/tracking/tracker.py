@@ -41,7 +41,7 @@ class Tracker:
 
 @dataclass(frozen=True)
 class EpochView:
-    """What a tracker may read after an epoch.
+    """The objects that a tracker may read after an epoch.
 
     model: must not be changed.
     arrays: what the evaluations measured besides numbers.

@@ -58,7 +58,7 @@ class Trackers:
 
 
 class _State(enum.Enum):
-    """What a tracker's thread is doing."""
+    """The state of a tracker's thread."""
 
     STARTING = enum.auto()  # start() has not returned yet: it may import a large library
     LIVE = enum.auto()  # every call so far succeeded
@@ -69,7 +69,7 @@ class _State(enum.Enum):
 
 
 class _Event(enum.Enum):
-    """What changes the state."""
+    """An event that changes the state."""
 
     STARTED = enum.auto()  # start() returned
     ANSWERED = enum.auto()  # heartbeat() was called

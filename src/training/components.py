@@ -1,4 +1,4 @@
-"""What a training is made of: the data, model, optimizers and average of a config, built and placed on one device."""
+"""The parts of a training: the data, model, optimizers and average of a config, built and placed on one device."""
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -53,7 +53,7 @@ def to_json(document: Document) -> str:
 
 
 class Layout(NamedTuple):
-    """What the columns of runs in a document depend on besides the runs.
+    """The facts that determine the columns of runs in a document, besides the runs.
 
     batches: their paths; ranking: the columns that rank the runs of each; varying: parameters with a column;
     constant: the other parameters; metrics: stats columns with a column.
@@ -138,7 +138,7 @@ class View:
 
     @functools.cached_property
     def values(self) -> run_columns.Value:
-        """What ranks each run, by the metric of its batch."""
+        """The values that rank each run, by the metric of its batch."""
         columns: list[list[Any]] = [[None] * len(self.paths) for _ in range(3)]
         batch_of_run = np.array(self.batch_of_run, int)
         for batch, (part, names) in enumerate(zip(self.parts, self.columns, strict=True)):
@@ -164,7 +164,7 @@ class View:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """What the columns of runs depend on."""
+        """The facts that determine the columns of runs."""
         config = self.results.config
         varying = tables.varying_columns(config, seeds=True)
         return Layout(list(self.names.values()), self.columns, varying, run_columns.constants(config, varying),

@@ -41,10 +41,10 @@ def table(title: str, frame: pd.DataFrame, notes: Iterable[str] = (), code: Iter
     return result | {"copy": copy} if copy else result
 
 
-def text(words: object) -> str:
+def text(value: object) -> str:
     """Return a text without control characters, surrogates and characters that change its direction; cut if long."""
-    words = str(words)
-    return printable(words if len(words) <= _MAX_TEXT else f"{words[:_MAX_TEXT]} …")
+    string = str(value)
+    return printable(string if len(string) <= _MAX_TEXT else f"{string[:_MAX_TEXT]} …")
 
 
 def number(figure: float) -> float | int | None:

@@ -21,7 +21,7 @@ _DONE = "done"  # the state of the end `completed`
 
 
 class Value(NamedTuple):
-    """What ranks some runs, (runs,) each: value, epoch, and column; None where a run does not count."""
+    """The values that rank some runs, (runs,) each: value, epoch, and column; None where a run does not count."""
 
     value: list[float | int | None]
     epoch: list[int | None]

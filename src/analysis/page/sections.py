@@ -90,11 +90,10 @@ def _named(best_table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 def messages(results: Results, df: pd.DataFrame, status: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """Return what a reader must know: {title, lines} each. status: rows of the batch."""
-    found = [("Defaults that have changed", map(str, results.drift)), ("Runs of different code", _versions(df)),
-             ("GPUs", _idle_gpus(df)), ("Metric", _metric_problem(df)),
-             ("Deleted runs", deleted(status))]
-    lines = [(title, list(map(plain.text, several))) for title, several in found]
-    return [{"title": title, "lines": several} for title, several in lines if several]
+    texts = {"Defaults that have changed": map(str, results.drift), "Runs of different code": _versions(df),
+             "GPUs": _idle_gpus(df), "Metric": _metric_problem(df), "Deleted runs": deleted(status)}
+    lines = {title: list(map(plain.text, several)) for title, several in texts.items()}
+    return [{"title": title, "lines": several} for title, several in lines.items() if several]
 
 
 def _metric_problem(df: pd.DataFrame) -> list[str]:

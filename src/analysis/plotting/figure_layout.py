@@ -191,7 +191,7 @@ class Grid:
         bar.ax.tick_params(length=0, which="both")
 
     def _describe_means(self, spread_as: str) -> list[str]:
-        """What the drawn means are: over how many runs, in what these differ, which spread."""
+        """Describe the drawn means: the number of runs, in what these differ, and the spread."""
         most, least = max(self._group_sizes, default=0), min(self._group_sizes, default=0)
         if most < 2:
             return []

@@ -91,7 +91,7 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
 
 
 def _describe_marks(panels: list[_Cells], some_excluded: bool) -> list[str]:
-    """What frames, numbers and dots mean. some_excluded: some cells cannot be the best one."""
+    """Return the meaning of frames, numbers and dots. some_excluded: some cells cannot be the best one."""
     lossy = sum(int(cells.is_lossy.sum()) for cells in panels)
     sign = "n/N: runs that count of all" if max(panels[0].means.shape) <= _MAX_NUMBERS else "dots"
     return ["the best cell is framed" + (", dashed if it lost runs" if lossy else ""),

@@ -42,7 +42,7 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """What was read of some batches.
+    """The results of some batches, as data frames.
 
     config: a row per run: run (its name, after its batch's where two runs share it), batch, index (its number in the
         batch), end (completed, early_stopped, diverged; None: not started, running or failed), folder; then repeat_of,

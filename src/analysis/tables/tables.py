@@ -87,7 +87,7 @@ def _drawn_seeds(df: pd.DataFrame) -> set[str]:
 
 
 class RunCounts(NamedTuple):
-    """How many runs of a selection count in means, and why the others do not.
+    """The number of runs of a selection that count in means, and of those that do not, by reason.
 
     total: all runs but repeats;
     counted: runs that count;

@@ -47,7 +47,7 @@ class Command(NamedTuple):
 
 
 class _Checkout(NamedTuple):
-    """How the code of a run is restored.
+    """The commands that restore the code of a run.
 
     project: the folder with the code, in which a program of the user's own starts
     home: the folder in which train.py starts

@@ -28,7 +28,7 @@ parameters:
 
 
 class TrialRun(NamedTuple):
-    """How the run ended. seconds: from the submission on; problem: None if it is done."""
+    """The end of the test run. seconds: from the submission on; problem: None if it is done."""
 
     batch: str
     seconds: float

@@ -1,5 +1,5 @@
-"""Where batches and runs are kept: rename, move, delete and archive them.
+"""The location of batches and runs: rename, move, delete and archive them.
 
-`slurm` and all folders above it may import it; it imports `batch` and `system`. Begin with `relocation.py`, then
+`slurm` and all folders above it may import it; it imports `system` to `batch`. Begin with `relocation.py`, then
 `archiving.py`.
 """

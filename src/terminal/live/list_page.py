@@ -119,7 +119,7 @@ class ListPage(Page):
         return text
 
     def _sorting(self, batch: Batch, runs: RunList, fitted: Fitted, columns: int) -> Text:
-        """How the runs are sorted, and which are shown."""
+        """Return a line about the order of the runs, and which are shown."""
         order = batch.names.varying.get(runs.order, runs.order)
         parts = [f"{len(runs.runs):,} of {count(len(batch.observation.runs), 'run')}",
                  f"sorted by {order}{', reversed' if runs.is_reversed else ''}"]
@@ -147,7 +147,7 @@ class ListPage(Page):
             f"not bold {colors.of_state(run.state.name)}")
 
     def _bottom(self, snapshot: Snapshot, columns: int) -> list[Text]:
-        """What is typed, a question, a message, or the keys."""
+        """Return the last lines: the typed words, a question, a message, or the keys."""
         if self._finding is not None:
             typed = f"find: {clean(self._finding)}▏ Enter keeps it, Esc shows all"
             return [Text(cells.truncate(typed, columns), "bold")]

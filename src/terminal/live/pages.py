@@ -1,4 +1,4 @@
-"""What pages of the live screen have in common: lines for a size, and what a key does."""
+"""The base of all pages of the live screen: lines for a size, and reactions to keys."""
 from __future__ import annotations
 
 from collections.abc import Sequence

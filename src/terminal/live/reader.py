@@ -199,6 +199,6 @@ class Reader(threading.Thread):
         self._wake()
 
     def _version(self, run: Run) -> tuple[object, ...]:
-        """What changes when a run's results may have changed; for a running one with each reading."""
+        """Return a key that changes when a run's results may have changed; for a running one with each reading."""
         reading = self.snapshot.time if self.snapshot and run.state.name == states.RUNNING else 0.0
         return run.state, run.ticket, len(run.files.attempts) if run.files else None, reading

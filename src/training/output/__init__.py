@@ -1,4 +1,4 @@
 """The files that a training writes: rows, checkpoints, resume states, logs.
 
-src/training and train.py import it; it imports `setup` and `parallel`. Begin with `recorder.py`.
+src/training and train.py import it; of training it imports `setup` and `parallel`. Begin with `recorder.py`.
 """

@@ -1,4 +1,4 @@
-"""How the processes of a start find each other: a store that all of them reach, and a wait that names the missing ones.
+"""Connect the processes of a start: a store that all of them reach, and a wait that names the missing ones.
 
 All waiting is done in Python, so that signals end it at once: they do not interrupt a wait of torch.distributed.
 """

@@ -1,4 +1,4 @@
-"""How the tensors of several models are stacked, so that each model's tensors become views of the stack."""
+"""Stack the tensors of several models, so that each model's tensors become views of the stack."""
 from __future__ import annotations
 
 from collections.abc import Sequence

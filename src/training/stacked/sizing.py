@@ -1,4 +1,4 @@
-"""How many runs are trained as one stack: refused, as requested, or as is fastest by a measurement."""
+"""The number of runs that are trained as one stack: refused, as requested, or the fastest by a measurement."""
 from __future__ import annotations
 
 import resource
@@ -97,8 +97,8 @@ def _failed_trial(stacked: Sequence[TrainingComponents], singles: Sequence[Train
 
 def _differ(one: nn.Module, other: nn.Module) -> bool:
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return any(bool((mine.double() - theirs.double()).norm() > _TOLERANCE * (1e-6 + theirs.double().norm()))
-               for mine, theirs in pairs)
+    return any(bool((own.double() - others.double()).norm() > _TOLERANCE * (1e-6 + others.double().norm()))
+               for own, others in pairs)
 
 
 def _fastest(configs: Sequence[Config], largest: int) -> tuple[int, str]:

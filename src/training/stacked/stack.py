@@ -25,7 +25,7 @@ from src.training.training_phase import TrainingPhase
 
 
 class Observer(Protocol):
-    """What is called between the steps of a stack. due: when `report` is to be called, by perf_counter."""
+    """An object that is called between the steps of a stack. due: when `report` is to be called, by perf_counter."""
 
     due: float
 
@@ -40,7 +40,7 @@ class Observer(Protocol):
 
 
 class Progress(NamedTuple):
-    """How far the steps went. last_step: the last one taken; diverged: places of the members with too large a loss."""
+    """The end of some steps. last_step: the last one taken; diverged: places of the members with too large a loss."""
 
     last_step: int
     diverged: list[int]
