@@ -28,8 +28,7 @@ _TESTED = "has its own test: "
 # it with the sources.
 MODULES: dict[str, tuple[str, ...] | str] = {
     "analysis/page/details": ("run page",),
-    "analysis/page/library": _OWN + "the browser code of an installed package",
-    "analysis/page/write": _OWN + "the page's files, which are the project's",
+    "analysis/page/write": _OWN + "the page's files, and the browser code of an installed package",
     "analysis/reading/arrays": ("arrays",),
     "analysis/reading/cache": _TESTED + "tests/analysis/reading/test_cache.py damages caches",
     "analysis/reading/columns": ("results",),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.search import decide, definition
-from src.submission.searches.names import name_run
+from src.submission.spec.naming import name_run
 from src.submission.status.observe import observe
 from tests.submission.conftest import Project
 

@@ -14,7 +14,7 @@ from src.analysis.plotting import search_figures
 from src.analysis.reading.results import read_experiments
 from src.errors import ResultsError
 from src.search import decide, definition, summary
-from src.submission.searches.names import name_run
+from src.submission.spec.naming import name_run
 from tests.analysis.test_report import read
 from tests.conftest import ROOT
 

@@ -266,6 +266,6 @@ def _metric_change(name: str, values: list[pd.DataFrame], matches: list[_Match],
                         (change.value < 0) == (goal == metrics.MINIMIZE) if goal else None)
 
 
-def _format_levels(values: pd.Series, limit: int = 6) -> str:
+def _format_levels(values: pd.Series) -> str:
     distinct = levels(values)
-    return ", ".join(format_value(value) for value in distinct[:limit]) + (" …" if len(distinct) > limit else "")
+    return ", ".join(format_value(value) for value in distinct[:6]) + (" …" if len(distinct) > 6 else "")

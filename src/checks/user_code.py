@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from src.errors import BatchError, ConfigError, did_you_mean
-from src.io import ownership, user_settings
+from src.io import files, ownership, user_settings
 
 NAME_FORM = "module:name, e.g. my_module:make, where my_module.py is in the project's folder"
 _NAMING_CODE = ("model", "dataset", "loss", "task", "metrics", "eval_datasets")  # fields of Config with such names
 _NOT_SOURCES = frozenset(("data", "results", "site-packages", "dist-packages"))  # folders in a project
-_PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PROJECT = files.PROJECT
 _IDENTIFIER = r"[A-Za-z_]\w*"
 # of eval_datasets it is only the beginning of a value: my_module:make_dataset@test
 _NAME = re.compile(rf"({_IDENTIFIER}(?:\.{_IDENTIFIER})*):({_IDENTIFIER})")

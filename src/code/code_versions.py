@@ -14,7 +14,6 @@ from src.io import files, records, yaml_io
 
 _MAX_READ = 1000  # runs whose facts are read; of more, as many, evenly spaced
 _MAX_NAMED = 3  # files in a line
-_PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _USER_CODE = re.compile(r"(?<![\w/.:])([A-Za-z_][\w.]*):[A-Za-z_]")  # module:name in a job spec
 
 RunFiles = Mapping[str, str]  # the hash of each file that a run may execute, by its name in the project
@@ -115,7 +114,7 @@ class _Submitted:
     may_differ: whether its runs can have started with more than one version.
     """
 
-    def __init__(self, batch: str, project: str = _PROJECT) -> None:
+    def __init__(self, batch: str, project: str = files.PROJECT) -> None:
         self._batch, self._project = batch, project
         self._code_folders = [entry.path for entry in _folders(os.path.join(batch, run_folder.CODE))]
         self._started = [entry.path for folder in self._code_folders for entry in _folders(folder)

@@ -1,12 +1,12 @@
-"""What several commands share: the project's folder, arguments, the batches that were named, questions to the user."""
+"""Shared by several commands: the project's folder, arguments, the batches that were named, questions to the user."""
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.errors import BatchError
+from src.io import files
 from src.submission.batch import batch_folder
 from src.submission.status import run_lookup, states
 from src.submission.status.observation import Observation
@@ -15,7 +15,7 @@ from src.submission.system.terminal import ask
 
 ALL_BATCHES = "all under results/"  # without a BATCH
 _MAX_PROGRESS = 200  # runs of a page whose remaining time is computed
-PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the folder of train.py
+PROJECT = files.PROJECT
 
 
 def add_batches(parser: argparse.ArgumentParser, default: str | None = None) -> None:

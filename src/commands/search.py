@@ -16,7 +16,7 @@ from src.search.definition import Search
 from src.search.history import History
 from src.search.ledger import Ledger, Trial
 from src.submission.batch import batch_folder
-from src.submission.searches.names import name_run
+from src.submission.spec.naming import name_run
 from src.submission.system.terminal import count, table
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from src.errors import BatchError, ConfigError
 
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the folder of train.py
 MAX_FILE = 64 * 2**20  # bytes of a file that is read as a whole
 MAX_RECORDS = 32 * 2**20  # bytes of a file of records: the journal of 100,000 runs has a third of it
 MAX_DEPTH = 50  # of nested lists and mappings

@@ -12,7 +12,7 @@ import experiments
 from src.commands import documents
 from src.search import decide, decision
 from src.search.decide import Finished, Start
-from src.submission.searches.names import name_run
+from src.submission.spec.naming import name_run
 from tests.commands.test_documents import matches
 from tests.search.worker import execute, history_of, make_batch
 

@@ -71,10 +71,10 @@ def section(failures: Sequence[Failure], positions: Mapping[str, int]) -> list[d
              **log_tail(failure.folders)} for failure in failures[:_MAX_GROUPS]]
 
 
-def log_tail(folders: Sequence[str], lines: int = 12) -> dict[str, str | None]:
+def log_tail(folders: Sequence[str]) -> dict[str, str | None]:
     """Return path and end of the newest log of the first run that has one."""
     for folder in folders[:_MAX_LOG_SEARCH]:
         with contextlib.suppress(OSError, UserError):  # deleted in the meantime, or no regular file
             for path in logs.log_paths(folder)[-1:]:
-                return {"path": plain.text(path), "log": plain.text(logs.tail(path, lines))}
+                return {"path": plain.text(path), "log": plain.text(logs.tail(path))}
     return {"path": None, "log": None}

@@ -6,26 +6,27 @@ import functools
 import gzip
 import hashlib
 import html
+import importlib.util
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from src.analysis.page import document as page_document
-from src.analysis.page import library
+from src.errors import ResultsError
 
 _FOLDER = os.path.dirname(__file__)
+_LIBRARY = ("bokeh.min.js", "bokeh-api.min.js")
 # in the order in which they build on each other
 _SCRIPTS = ("dom", "filter", "store", "table", "boxes", "sections", "run", "compare", "charts_library", "charts_core",
             "charts_curves", "charts_points", "charts_maps", "charts_search", "live", "toolbar", "overview", "page")
 
 
-def page(document: Mapping[str, Any] | None, title: str = "Gridiron") -> str:
+def page(document: Mapping[str, Any] | None) -> str:
     """Return the HTML of the page.
 
     document: as `document.build` returns it; None: the page requests it from the server that it came from.
     """
-    if document is not None:
-        title = document["title"]
+    title = "Gridiron" if document is None else document["title"]
     parts = {"policy": policy(), "title": title, "style": _read("page.css") + _read("charts.css"), "script": _script(),
              "document": _packed(page_document.to_json(dict(document))) if document is not None else "",
              "library": _packed_library()}
@@ -40,7 +41,7 @@ def policy() -> str:
     Styles may be inline, because the library adds them to its charts.
     """
     scripts = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-                       for text in (_script(), library.text()))
+                       for text in (_script(), library()))
     return (f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
             "font-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'")
 
@@ -63,7 +64,20 @@ def _packed(text: str) -> str:
 
 @functools.cache
 def _packed_library() -> str:
-    return _packed(library.text())
+    return _packed(library())
+
+
+def library() -> str:
+    """Return the browser code that draws the charts: BokehJS, as it comes with the Python package bokeh.
+
+    It sets window.Bokeh, and loads and evaluates nothing else. ResultsError without bokeh.
+    """
+    spec = importlib.util.find_spec("bokeh")  # the folder is enough: importing the package is slow
+    if spec is None or spec.origin is None:
+        raise ResultsError("the charts of the page need the package bokeh",
+                           hint="python -m pip install -r requirements.lock")
+    folder = os.path.join(os.path.dirname(spec.origin), "server", "static", "js")
+    return "".join(f"{_read(folder, name)}\n" for name in _LIBRARY)
 
 
 def _read(*names: str) -> str:

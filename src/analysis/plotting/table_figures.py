@@ -172,8 +172,8 @@ def _draw_dots(sheet: _Sheet, header: str, table: pd.DataFrame, scores: pd.Serie
 class _Sheet:
     """A table to which columns are added from left to right. Lengths are in inches, from the upper left corner."""
 
-    def __init__(self, rows: int, head_lines: int = 1, row_height: float = 0.24) -> None:
-        self._rows, self._height, self._right, self._head = rows, row_height, _MARGIN, _MARGIN + head_lines * _LINE
+    def __init__(self, rows: int, head_lines: int = 1) -> None:
+        self._rows, self._height, self._right, self._head = rows, 0.24, _MARGIN, _MARGIN + head_lines * _LINE
         self.figure = Figure()
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()

@@ -47,16 +47,12 @@ def main(argv: Sequence[str], train: Train, warm_up: WarmUp, run_stack: worker.R
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    code, ticket, fresh = 0, _pop_ticket(), "--fresh" in argv
+    ticket = int(os.environ.pop("GRIDIRON_TICKET", "0")) or None  # of sbatch; child processes do not inherit it
+    code, fresh = 0, "--fresh" in argv
     for path in argv:
         if path != "--fresh":
             code = _run_path(path, train, warm_up, run_stack, ticket, fresh) or code
     return code
-
-
-def _pop_ticket() -> int | None:
-    """Return the ticket that sbatch was given, and remove it from the environment that child processes inherit."""
-    return int(os.environ.pop("GRIDIRON_TICKET", "0")) or None
 
 
 @exits_on_user_error

@@ -45,7 +45,7 @@ def run(batch: str, token: str, groups: Sequence[WorkerGroup], entry: str, on_en
         commands += [[sys.executable, entry, path]] * group.workers
     environment = environment_outside_slurm()
     processes: list[subprocess.Popen[bytes]] = []
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # KeyboardInterrupt
     try:
         with open(files.open_for_append(os.path.join(submissions, f"{token}.workers.log")), "ab") as log:
             # each in a session of its own: Ctrl-C reaches this process alone, which stops them
@@ -66,10 +66,6 @@ def run(batch: str, token: str, groups: Sequence[WorkerGroup], entry: str, on_en
         for process in processes:
             if process.stdout:
                 process.stdout.close()
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int], None]) -> None:

@@ -18,8 +18,8 @@ from src.search.history import History
 from src.submission.batch import claims, heartbeat
 from src.submission.job.worker import NOT_STARTED, Worker, signal_all
 from src.submission.job.worker_child import Unit
-from src.submission.searches.names import name_run
 from src.submission.slurm import client, job_states
+from src.submission.spec.naming import name_run
 from src.submission.system import process
 
 _MAX_FAILED = 5  # trials that failed while none has a result, before the search is stopped

@@ -109,7 +109,8 @@ def plan_canaries(batch: str, tickets: Tickets, points: Mapping[str, Spec], slur
         {name: ":".join(run.slurm_jobs or (str(run.state.slurm_job),)) for name, run in waited_for.items()})
 
     labels = _labels({name: points[names[0]] for name, names in runs_of.items()}, by_batch_size)
-    lines = [_submission_line([labels[name] for name in to_submit])] if to_submit else []
+    lines = [f"canary     {count(len(to_submit), 'run')} of one epoch first: "
+             f"{listed([labels[name] for name in to_submit], 6)}"] if to_submit else []
     for name, run in canaries.items():
         if actions[name] == _HOLD_BACK:
             tickets = tickets.without(runs_of[name], HELD_BACK)
@@ -190,10 +191,6 @@ def _labels(points: Mapping[str, Mapping[str, Any]], by_batch_size: bool) -> dic
     numbers = Counter(labels.values())
     return {name: f"{label} ({name.partition('+')[0]})" if numbers[label] > 1 else label
             for name, label in labels.items()}
-
-
-def _submission_line(labels: list[str]) -> str:
-    return f"canary     {count(len(labels), 'run')} of one epoch first: {listed(labels, 6)}"
 
 
 def canary_token(token: str) -> str:

@@ -10,6 +10,8 @@ from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
     from src.submission.status.observation import Observation
+
+
 def code_lines(project: str, observation: Observation) -> list[str]:
     """Return `code       differs from that of the 10 done runs: mine.py`; empty if it is that of the runs that ended
     well, or if there are none.

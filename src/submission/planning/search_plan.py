@@ -14,8 +14,8 @@ from src.submission.batch.extension import Extension, last_extension
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import RequestedBatch, SubmissionPlan
 from src.submission.planning.tickets import Tickets, observe_batch, require_none_alive, runs_maybe_alive
-from src.submission.searches.names import name_run
 from src.submission.spec.grammar import Spec
+from src.submission.spec.naming import name_run
 
 
 def first_decisions(search: Search) -> list[Decision]:

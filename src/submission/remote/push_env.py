@@ -41,7 +41,8 @@ def push_environment(remote: Remote, folder: str, base: str | None, to: str | No
     if packed and packed.has_base:
         base = None
     remote_platform, state, programs = _inspect(remote, to, base)
-    here = Platform(f"{os.uname().sysname} {os.uname().machine}", _glibc(), f"Python {_version()}" if base else "")
+    version = ".".join(map(str, sys.version_info[:3]))
+    here = Platform(f"{os.uname().sysname} {os.uname().machine}", _glibc(), f"Python {version}" if base else "")
     if problem := find_incompatibility(here, remote_platform, base):
         raise RemoteError(problem, where=remote.host.name, hint="create the environment there instead: "
                           f"`make environment` in {remote.host.folder}")
@@ -155,7 +156,3 @@ def _glibc() -> str:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (ValueError, OSError):
         return ""
-
-
-def _version() -> str:
-    return ".".join(map(str, sys.version_info[:3]))

@@ -95,7 +95,8 @@ class Gpu:
     def __init__(self, library: Any, name: str) -> None:
         self._library, self._handle = library, nvml.handle(library, 0, {"CUDA_VISIBLE_DEVICES": name})
         self._others = self._used()  # bytes in use before the first run
-        self.model = _text(library.nvmlDeviceGetName(self._handle))
+        name = library.nvmlDeviceGetName(self._handle)
+        self.model: str = name.decode(errors="replace") if isinstance(name, bytes) else name
 
     def _used(self) -> float:
         return float(self._library.nvmlDeviceGetMemoryInfo(self._handle).used)
@@ -121,10 +122,6 @@ class Gpu:
             return total - self._others, max(0.0, self._used() - self._others), busy
         except Exception:
             return None, None, busy
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
 def gpu_names() -> list[str]:

@@ -118,7 +118,6 @@ class SlurmOptions(Frozen):
             extra[_KILL_ON_INVALID_DEPENDENCY] = "yes"
         return extra
 
-
     @cached_property
     def _texts(self) -> dict[str, str]:
         return {}

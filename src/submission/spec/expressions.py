@@ -393,7 +393,7 @@ def _is_array_of_numbers(value: object) -> bool:
 
 def _array_arithmetic(compute: Callable[[Any, Any], Any], left: Any, right: Any) -> Callable[[Any, Any], Any]:
     """Return the elementwise form of `compute`, with the differences between numpy and Python."""
-    if any(isinstance(side, list) and True in map(_is_bool, side) for side in (left, right)):
+    if any(isinstance(item, bool) for side in (left, right) if isinstance(side, list) for item in side):
         raise _Refused("the results of comparisons cannot be used in arithmetic")
     if compute is operator.truediv:
         return lambda a, b: float(a) / float(b)
@@ -411,10 +411,6 @@ def _array_power(base: Any, exponent: Any) -> Any:
         raise _Refused("whole numbers in arrays have no negative powers",
                        hint="write the base as a float, such as 2.0 ** np.arange(-3, 3)")
     return _power(base, exponent)
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
 
 
 def _whole(value: Any, name: str) -> int:
@@ -440,7 +436,6 @@ def _list(evaluator: _Evaluator, values: Any = ()) -> list[Any]:
     return list(values)
 
 
-
 def _scalar(value: Any, name: str) -> Any:
     if _is_number(value) or (isinstance(value, str) and len(value) <= 300):
         return value
@@ -451,7 +446,6 @@ def _round(_evaluator: _Evaluator, value: Any, ndigits: Any = None) -> Any:
     if ndigits is not None and abs(_whole(ndigits, "round")) > MAX_BITS:
         raise _Refused(f"round to {ndigits} digits")
     return round(_number(value, "round"), ndigits)
-
 
 
 def _numbers(evaluator: _Evaluator, values: Any, name: str) -> Any:

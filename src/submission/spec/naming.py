@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from src.search.definition import Search
 
 MAX_NAME_BYTES = 200  # of a run's name; file systems allow 255
 _UNSAFE = re.compile(r"[^A-Za-z0-9._,@-]+")
@@ -38,6 +41,11 @@ def run_names(name: str, specs: Sequence[Mapping[str, Any]], varying: Sequence[s
         text = "+".join(parts)
         names.append(text if len(text) <= MAX_NAME_BYTES else _shorten(text))
     return names
+
+
+def name_run(search: Search) -> Callable[[int, Mapping[str, Any]], str]:
+    """Return the function that names the run folder of a trial of a search, by its number and its spec."""
+    return lambda trial, spec: run_names(search.name, [spec], search.varying, trial)[0]
 
 
 def format_value(value: Any) -> str:

@@ -89,7 +89,6 @@ def parse_resources(value: Any, where: str) -> Resources:
     return Resources(**settings)
 
 
-
 def _is_valid(key: str, value: Any) -> bool:
     if key == "setup":
         return isinstance(value, list) and all(isinstance(line, str) and line.isprintable() for line in value)

@@ -23,7 +23,6 @@ FAILED, IDLE, ENDED, DIGEST = "failed", "idle", "ended", "digest"
 _EVENTS = {FAILED: ": a run failed", IDLE: ": a run leaves its GPU idle", ENDED: " has ended", DIGEST: " continues"}
 _MAX_DEPENDENCIES = 1000  # Slurm jobs that a notify job waits for; then it submits another one if others still run
 _TIMEOUT = 60.0  # seconds that a failed run waits until its message is sent
-_PROJECT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
 SCRIPT = """#!/usr/bin/env bash
 # Sends a message about its batch; submitted with it.
 #SBATCH --ntasks=1
@@ -147,7 +146,7 @@ def _start(folder: str, ticket: int, kind: str) -> subprocess.Popen[bytes] | Non
     plan = journal.plan_of((plan for plan in plans if plan.get("notify")), name, ticket)
     if not plan or os.path.exists(_sent_file(batch, plan["code"], kind)):
         return None
-    command = [sys.executable, os.path.join(_PROJECT, "experiments.py"), "notify", batch, plan["code"], kind]
+    command = [sys.executable, os.path.join(files.PROJECT, "experiments.py"), "notify", batch, plan["code"], kind]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 

@@ -17,7 +17,7 @@ def choose_gpus(text: str) -> tuple[list[str], list[str]]:
     requested = None if text == "free" else text.split(",")
     if requested is not None and not all(re.fullmatch(r"\d+", number) for number in requested):
         raise JobSpecError(f"invalid value '{text}'", where="--gpus", allowed="free, or numbers such as 0,2")
-    memory = _memory_in_use()
+    memory = {number: int(used) for number, used in _query("--query-gpu=index,memory.used")}  # MiB in use
     if requested is not None:
         missing = [number for number in requested if number not in memory]
         if missing:
@@ -33,11 +33,6 @@ def choose_gpus(text: str) -> tuple[list[str], list[str]]:
     if not free:
         raise JobSpecError("no GPU is free", where="--gpus", hint="; ".join(lines) or "nvidia-smi lists no GPU")
     return free, lines
-
-
-def _memory_in_use() -> dict[str, int]:
-    """Return the MiB in use on each GPU, by its number."""
-    return {number: int(used) for number, used in _query("--query-gpu=index,memory.used")}
 
 
 def _processes() -> dict[str, list[str]]:

@@ -167,13 +167,10 @@ def _request_lines(specs: Mapping[str, Spec], options: SlurmOptions, sized: Slur
     for before, after in zip(_requests(specs, options), _requests(specs, sized), strict=True):
         changed = {name: after[name] for name in ("time", "mem") if after.get(name) != before.get(name)}
         if changed:
-            texts[", ".join(f"{name} {_limit(value) if name == 'time' else value}" for name, value in changed.items())
-                  ] += 1
+            if "time" in changed:
+                changed["time"] = directives.format_time(directives.parse_time(changed["time"]) or 0)
+            texts[", ".join(f"{name} {value}" for name, value in changed.items())] += 1
     return [f"{count(number, 'run')}: {text}" for text, number in texts.items()]
-
-
-def _limit(minutes: str) -> str:
-    return directives.format_time(directives.parse_time(minutes) or 0)
 
 
 def _comparison(specs: Mapping[str, Spec], spec_of_key: Mapping[str, Spec], uses: _Uses, options: SlurmOptions) -> str:

@@ -1,12 +1,14 @@
 """The live screen of `watch`: a loop of keys and redraws, while a thread reads the batches."""
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
+from src.errors import UserError, experiments_command
+from src.submission.status import cancel as cancelling
 from src.submission.status.observation import Observation, Run
-from src.submission.status.observe import SlurmView
-from src.terminal.live.cancelling import cancel_now
+from src.submission.status.observe import SlurmView, observe
 from src.terminal.live.keys import KeyReader
 from src.terminal.live.list_page import ListPage
 from src.terminal.live.pages import Page
@@ -39,7 +41,7 @@ def _loop(screen: Screen, reader: Reader) -> None:
         threading.Thread(target=work, args=(batch.observation.path, cancelled and cancelled.path), daemon=True).start()
 
     def work(batch: str, cancelled: str | None) -> None:
-        first.message = cancel_now(batch, cancelled)
+        first.message = _cancel_now(batch, cancelled)
         reader.refresh()
         screen.wake()
 
@@ -58,3 +60,26 @@ def _loop(screen: Screen, reader: Reader) -> None:
                 pages.append(page)
             if not pages:
                 return
+
+
+def _cancel_now(batch: str, run: str | None) -> str:
+    """Cancel a run by its path, or with None the batch, and wait a few seconds. Return a line about what happened."""
+    batch = os.path.normpath(batch)
+    batches, runs = ([], [os.path.normpath(run)]) if run else ([batch], [])
+    try:
+        observations = observe([batch])
+        cancellation = cancelling.select(observations, batches, runs, None)
+        unverified = cancelling.unverified(observations, batches, runs)
+        if cancellation is None:
+            if unverified:
+                command = experiments_command("cancel", run or batch, "--by-id")
+                return str(cancelling.unverified_error(unverified, command))
+            return "nothing is pending or running"
+        gone, left_alone = cancelling.cancel(cancellation)
+        ending = [] if left_alone else cancelling.wait_for_ends(cancellation)
+    except UserError as error:
+        return f"not cancelled: {'; '.join(filter(None, (error.what, error.hint)))}"
+    except OSError as error:
+        return f"not cancelled: {error}"
+    return "; ".join(["; ".join(cancelling.describe_end(cancellation.summary(), left_alone, ending)), *left_alone,
+                      *([f"already ended or unknown to Slurm: {', '.join(gone)}"] if gone else [])])

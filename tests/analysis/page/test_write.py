@@ -9,7 +9,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from src.analysis.page import library, write
+from src.analysis.page import write
 from tests.analysis.page.make_document import HOSTILE, make_document
 
 
@@ -60,8 +60,8 @@ def test_page_is_self_contained() -> None:
 def test_policy_has_the_hashes_of_the_scripts_alone() -> None:
     page = Page(write.page(make_document(4, 2)))
     hashes = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-              for text in (page.scripts[None], library.text())}
-    assert unpacked(page.scripts["library"]) == library.text()
+              for text in (page.scripts[None], write.library())}
+    assert unpacked(page.scripts["library"]) == write.library()
     assert set(re.findall("'sha256-(.*?)'", write.policy())) == hashes
     assert [attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes] == [write.policy()]
     directives = dict(part.strip().split(" ", 1) for part in write.policy().split(";"))

@@ -21,8 +21,8 @@ from src.search import decide, definition, summary
 from src.submission.batch import task_files
 from src.submission.job import search_worker
 from src.submission.job.search_worker import HolderCheck
-from src.submission.searches.names import name_run
 from src.submission.slurm import client
+from src.submission.spec.naming import name_run
 from tests.conftest import ROOT
 from tests.searching import ASHA, assert_sound, decisions_of, processes_of, states_of, wait_for, write
 from tests.submission.conftest import Project

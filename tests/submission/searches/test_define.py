@@ -12,8 +12,9 @@ from src.search.settings import UNKNOWN_LENGTH
 from src.submission.planning import search_plan
 from src.submission.planning.command_line import Options
 from src.submission.planning.planner import check_point
-from src.submission.searches import cost, define, names
+from src.submission.searches import cost, define
 from src.submission.searches import preview as search_preview
+from src.submission.spec import naming
 from src.submission.spec.reader import parse_job_spec
 from tests.submission.usage.test_costs import earlier_run
 
@@ -86,7 +87,7 @@ def test_length_of_a_search_by_steps_is_not_known() -> None:
 def test_first_decisions_are_random_and_as_many_as_run_at_a_time() -> None:
     search = search_of("{trials: 9, parallel: 4}")
     points = search_plan.first_points(search)
-    assert list(points) == [names.name_run(search)(trial, search.space.to_spec(search.space.draw(0, trial)))
+    assert list(points) == [naming.name_run(search)(trial, search.space.to_spec(search.space.draw(0, trial)))
                             for trial in range(4)]
     assert len(search_plan.first_points(search_of("{trials: 3, parallel: 4}"))) == 3
 
