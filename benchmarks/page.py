@@ -35,7 +35,7 @@ WATCH = """
 
 
 class Interaction(NamedTuple):
-    """What a reader does, in JavaScript. view: what is in view; before: what the time does not include.
+    """An action of a reader, in JavaScript. view: what is in view; before: what the time does not include.
 
     {turn} is different each time.
     """

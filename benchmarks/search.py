@@ -39,7 +39,7 @@ Objective = Callable[[Point, int], float]  # the loss after so many epochs
 
 
 class Problem(NamedTuple):
-    """What is minimized. epoch_time: of one epoch of a trial, in any unit."""
+    """A function to minimize. epoch_time: of one epoch of a trial, in any unit."""
 
     name: str
     space: Space

@@ -122,7 +122,7 @@ parameters: {{base_lr: !uniform [0, 1], train_length: 1}}
 
 
 class Outcome(NamedTuple):
-    """What became of a search.
+    """The result of a search.
 
     started: configurations; finished: of those; again: epochs that were trained more than once; ended: whether all
     processes ended by themselves

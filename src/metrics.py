@@ -66,7 +66,7 @@ class Metric(NamedTuple):
         return self.name == column or patterns.search(self.name, column)
 
 
-@functools.lru_cache(maxsize=10_000)  # status asks for each run
+@functools.lru_cache(maxsize=10_000)  # status calls it for each run
 def direction(column: str, metric: Metric | None = None) -> str | None:
     """Return whether to maximize or minimize a stats column; None if it is not known.
 

@@ -113,7 +113,7 @@ LATE_REASONS = (r"no device '", r"needs a CUDA device", r"CUDA required", r"timm
 
 @dataclasses.dataclass
 class Counts:
-    """How many specs were tried, and what they came to. late: the sentences of those that ended when they started."""
+    """The number of specs that were tried, by result. late: the sentences of those that ended when they started."""
 
     tried: int = 0
     refused: int = 0

@@ -28,7 +28,7 @@ class Event(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What the screen shows, and for how many seconds."""
+    """The content of the screen, and for how many seconds it is shown."""
 
     seconds: float
     rows: Rows

@@ -144,7 +144,7 @@ def change_message(names: Iterable[str]) -> str:
 
 
 def warnings(facts: Mapping[str, Any]) -> list[str]:
-    """Return what the log of a run says about its code."""
+    """Return the line about its code in the log of a run."""
     return [*([change_message(facts[CHANGED])] if facts.get(CHANGED) else []),
             *(["earlier starts of this run had other code"] if facts.get(BEFORE) else [])]
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def load(config: Config, folder: Path, names: Sequence[str]) -> Data:
-    """Return the splits of data_splits_map as tokens. DataError says what is missing, and which columns exist.
+    """Return the splits of data_splits_map as tokens. DataError if something is missing.
 
     Classes are those that the data set names, or the sorted labels of the sources of train. With the targets
     next_token, texts of less than two tokens are left out.
@@ -277,7 +277,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_present(config: Config, split: str, column: str, missing_rows: Sequence[int], kind: str) -> None:
-    """DataError if rows have no text or label; kind says which."""
+    """DataError if rows have no text or label. kind: text or label."""
     if missing_rows:
         more = f", and so do {len(missing_rows) - 1} more rows" if len(missing_rows) > 1 else ""
         raise DataError(f"row {missing_rows[0]} of split '{split}' of {config.dataset} lacks a {kind} in "

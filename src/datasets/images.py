@@ -52,7 +52,7 @@ class ImageSource:
 def load(config: Config, folder: Path, names: Sequence[str]) -> Data:
     """Return the splits of data_splits_map, which are read while they are used, or as bytes for data_on_device.
 
-    DataError says what is missing or does not fit.
+    DataError if something is missing or does not fit.
     """
     if task_of(config.loss, config.targets) != "classification":
         raise DataError(f"{config.dataset} has classes, and loss {config.loss} needs numbers", where="loss",

@@ -284,7 +284,7 @@ def _dump_float(value: float) -> str:
     if text in ("inf", "-inf", "nan"):
         return text.replace("inf", ".inf").replace("nan", ".nan")
     mantissa, exponent, power = text.partition("e")
-    # YAML 1.1 wants a point in the mantissa: 1e-05 is a string there
+    # YAML 1.1 requires a point in the mantissa: 1e-05 is a string there
     return text if not exponent or "." in mantissa else f"{mantissa}.0e{power}"
 
 

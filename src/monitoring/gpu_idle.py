@@ -140,7 +140,7 @@ def _cause(first: Sample, last: Sample) -> str:
 
 
 def read_record(record: Any) -> IdleNow | None:
-    """Return what a file in the folder of a run says about its GPU; None if it is damaged."""
+    """Return the content of a file about the GPU of a run; None if it is damaged."""
     forms = {"busy": records.is_number, "minutes": records.is_number, "cause": records.is_text}
     checked = records.fields(record, forms)
     try:

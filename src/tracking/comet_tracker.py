@@ -28,7 +28,7 @@ class CometTracker(Tracker):
             os.environ.setdefault(name, value)
         import comet_ml
 
-        key = 2 * run_folder.identity(folder)  # Comet wants 32 characters or more
+        key = 2 * run_folder.identity(folder)  # Comet requires 32 characters or more
         archive_folder = os.path.join(folder, run_folder.COMET)
         project = {"project_name": config.comet_project, "workspace": config.comet_workspace}
         # no environment details: to find them, Comet would query three cloud providers, which may not answer

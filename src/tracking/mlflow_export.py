@@ -69,7 +69,7 @@ def export_run(client: Any, uri: str, folder: str, experiments: dict[str, Mlflow
     for artifact in (run_folder.CONFIG, run_folder.GPU_INFO):
         run.log_artifact(os.path.join(folder, artifact))
     if files_of_run.ended:
-        run.log_best_model(folder, config, facts, None)
+        run.log_best_model(folder, facts, None)
         run.log_summary(facts, rows, ended)
     if status == "RUNNING":
         run.mark_running()

@@ -165,7 +165,7 @@ class MlflowRun:
         if os.path.isfile(path):
             self.client.log_artifact(self.id, path)
 
-    def log_best_model(self, folder: str, config: Mapping[str, Any], facts: Mapping[str, Any], example: Any) -> None:
+    def log_best_model(self, folder: str, facts: Mapping[str, Any], example: Any) -> None:
         """Send best_checkpoint.pt as a model that MLflow can load and register, unless it has one.
 
         example: input [n, …] for the signature; None for zeros. No code is pickled: the model is built from its config.

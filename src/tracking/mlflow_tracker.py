@@ -89,7 +89,7 @@ class MlflowTracker(Tracker):
         assert self._run
         self._send_rows()
         if end in run_folder.ENDS:
-            self._run.log_best_model(self._folder, self._config, self._facts, self._example)
+            self._run.log_best_model(self._folder, self._facts, self._example)
             self._run.log_summary(self._facts, list(self._rows.values()), end)
         self._run.mark_ended(mlflow_run.mlflow_status(end))
 

@@ -25,7 +25,7 @@ c.ServerApp.token = c.ServerApp.password = c.IdentityProvider.token = ''
 
 
 def status(url: str, token: str = "") -> int:
-    """What the server answers to a question about itself; 0 while it does not listen."""
+    """The status of the server's answer; 0 while it does not listen."""
     request = urllib.request.Request(url, headers={"Authorization": f"token {token}"} if token else {})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:

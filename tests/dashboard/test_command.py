@@ -58,7 +58,7 @@ def started(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def fetch(address: str, path: str = "") -> bytes:
-    """What a browser gets that opens the address, and then a path of the page."""
+    """The answer to a browser that opens the address, and then a path of the page."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}),
                                          urllib.request.HTTPCookieProcessor(CookieJar()))
     opener.open(address, timeout=300).read()

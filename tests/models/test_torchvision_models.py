@@ -48,7 +48,7 @@ def test_one_output_for_each_class_in_training_too(name: str, shape: tuple[int, 
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """What stands in torch's cache as the pretrained weights of SMALL."""
+    """The file in torch's cache with the pretrained weights of SMALL."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     torch.manual_seed(7)
     weights = models.get_model("shufflenet_v2_x0_5").state_dict()
@@ -149,7 +149,7 @@ def test_unavailable_models_are_refused(name: str, shape: tuple[int, ...], messa
 
 
 def layers(name: str) -> dict[str, int]:
-    """How many layers lie between that of each parameter and the head's."""
+    """The number of layers between that of each parameter and the head's."""
     with torch.device("meta"):
         model = make(f"torchvision/{name}", (3, 224, 224))
     scales = layer_scales(model, 0.5, find_head(model, f"torchvision/{name}"))

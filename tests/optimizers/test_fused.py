@@ -21,7 +21,7 @@ def _model() -> nn.Module:
 
 
 def _reference(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """What the config means, in torch.optim's words."""
+    """The optimizer of torch.optim that the config describes."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": config.weight_decay},

@@ -157,7 +157,7 @@ def test_a_trial_whose_end_is_listed_late_is_neither_lost_nor_failed(
 
 
 def run_counts(batch: str) -> set[int]:
-    """How many times trials were run for one rung."""
+    """The number of times that trials were run for one rung."""
     counts = set()
     for folder in Path(batch).glob("[0-9]*"):
         lines = (folder / "executed").read_text().splitlines()

@@ -14,7 +14,7 @@ from src.analysis.reading.filters import is_missing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# the beginning of a cell that a spreadsheet evaluates; it skips blanks, and knows the wide forms of the characters
+# the beginning of a cell that a spreadsheet evaluates; it skips blanks, and accepts the wide forms of the characters
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
 

@@ -199,7 +199,7 @@ def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
 
 
 def selection_note(columns: list[str]) -> list[str]:
-    """Return what a caption says about choosing by these columns: about test splits, and about averaged weights."""
+    """Return the notes of a caption about choosing by these columns: about test splits, and about averaged weights."""
     notes = ["averaged weights where a run has them, else the last"] if len(columns) > 1 and any(
         "/av/" in name for name in columns) else []
     return notes + [metrics.TEST_NOTE] * metrics.chooses_by_test(columns[0])

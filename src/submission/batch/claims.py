@@ -154,7 +154,7 @@ def record_kill(folder: str, ticket: int, error: str, is_yield: bool = False) ->
 
 def record_pause(folder: str, ticket: int) -> None:
     """Record that the last attempt under a ticket paused, if it was ended because its search stopped its trial."""
-    with contextlib.suppress(OSError):  # it stays cancelled, and the search knows that it has stopped it
+    with contextlib.suppress(OSError):  # it stays cancelled; the search has recorded the stop
         run = RunFolder.read(folder)
         record = run.last_attempt()
         if record and record["ticket"] == ticket and run.ended is None:

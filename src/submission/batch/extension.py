@@ -60,7 +60,7 @@ def create(batch: str, extension: Extension, job_spec_text: str, names: Sequence
     """Write an extension with its job spec, its plan and its run folders, and move them into the batch.
 
     The extension appears as a whole or not at all. Return False if another process has extended the batch in the
-    meantime: then what this process knows of the batch is out of date.
+    meantime: then this process has read an old state of the batch.
 
     names, texts: the new run folders and the text of their spec.yaml
     write_plan: writes the first journal into the folder that it is called with

@@ -34,7 +34,7 @@ class Code(Frozen):
     """The state of the project's code in git.
 
     project: its folder
-    commit: None outside git; `git_error` says why
+    commit: None outside git; `git_error` is the reason
     branch, remote: None if there is none
     prefix: the project's folder within its repository
     changed: tracked files that differ from the commit

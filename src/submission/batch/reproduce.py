@@ -347,7 +347,7 @@ def _free_name(path: str) -> str:
 
 
 def compare_results(run: str, repeat: str) -> tuple[bool, str]:
-    """Return whether the stats of a repeat are those of the run, as far as both go, and a line that says so.
+    """Return whether the stats of a repeat are those of the run, as far as both go, and a line about it.
 
     Columns that measure time or load are left out. The line names the first difference.
     """

@@ -29,7 +29,7 @@ def start_id() -> str:
         return start
     values = [os.environ.get(name, "") for name in _TORCHRUN_VARIABLES]
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        # torchrun itself tells starts on one node apart; those on several nodes need a --rdzv-id each
+        # torchrun itself distinguishes starts on one node; those on several nodes need a --rdzv-id each
         values.append(str(process.parent_pid()))
     return re.sub(r"[^\w.-]", "-", ".".join([start, *values]))
 

@@ -94,7 +94,7 @@ def _stream(entries: Sequence[Entry], command: Sequence[str], output: str, error
                     progress.step()
             sink.stdin.close()
         except BrokenPipeError:
-            pass  # the exit code says why
+            pass  # the exit code shows why
         except BaseException:
             sink.kill()
             raise

@@ -163,7 +163,7 @@ def canary_name(script: str | None, spec: Mapping[str, Any], batch: str, by_batc
     parts = (script, *_model_and_dataset(spec), *([f"batch_size={_batch_size(spec)}"] if by_batch_size else []))
     shown = (os.path.splitext(os.path.basename(script))[0], *parts[1:])
     text = "+".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part).lstrip(".-") for part in shown)
-    # the hash tells apart what differs only in characters that a name cannot show
+    # the hash distinguishes names that differ only in characters that a name cannot have
     return f"{text[:150]}-{zlib.crc32(chr(0).join(parts).encode('utf-8', 'surrogateescape')):08x}"
 
 
@@ -185,7 +185,7 @@ def canary_spec(spec: Mapping[str, Any]) -> Spec:
 
 
 def _labels(points: Mapping[str, Mapping[str, Any]], by_batch_size: bool) -> dict[str, str]:
-    """Return `linear on sklearn/digits` for each canary; with the script if only that tells two of them apart."""
+    """Return `linear on sklearn/digits` for each canary; with the script if only that distinguishes two of them."""
     labels = {name: " on ".join(_model_and_dataset(spec)) + (
         f" at batch size {_batch_size(spec)}" if by_batch_size else "") for name, spec in points.items()}
     numbers = Counter(labels.values())

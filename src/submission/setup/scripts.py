@@ -64,7 +64,7 @@ def without_memory(script: Script, message: str) -> Script:
 
 
 def naming_account(script: Script, account: str, message: str) -> Script:
-    """Return a script with an account, since Slurm wants one to be named. message: of sbatch."""
+    """Return a script with an account, since Slurm requires one. message: of sbatch."""
     return script._replace(text=_with_account(script.text, account),
                            reasons=(*script.reasons, f"account {account}: {message}"))
 

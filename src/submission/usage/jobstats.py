@@ -28,7 +28,7 @@ class JobStats(NamedTuple):
 
 
 def parse(comment: str) -> JobStats | None:
-    """Return what an AdminComment says; None if it holds no such record, as of a short job, or is damaged."""
+    """Return the content of an AdminComment; None if it holds no such record, as of a short job, or is damaged."""
     if not comment.startswith(_PREFIX) or len(comment) > _MAX_COMMENT:
         return None
     decompressor = zlib.decompressobj(_GZIP)

@@ -23,7 +23,6 @@ class LogPage(Page):
         self._run, self._number = run, 0
         self._top: int | None = None  # the first line in view; None to follow the end
         self._key: tuple[object, ...] = ()
-        self._text: list[str] = []
         self._folded: list[str] = []
         self._height = 1
 

@@ -58,7 +58,7 @@ class ResumeSaver:
     on_saved: called after each save, with the seconds that it took; by another thread.
     step: steps taken, as of the last save or the end of an epoch.
     due, due_step: when the next state is due, by perf_counter or by steps.
-    exit_requested: whether this process was told to exit.
+    exit_requested: whether an exit of this process was requested.
     is_exiting: whether all processes exit with the next save.
     """
 

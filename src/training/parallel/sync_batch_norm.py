@@ -19,7 +19,7 @@ _TIMM_LAYERS = ("drop", "act")  # which batch norms of timm apply afterwards
 def synchronize_batch_norms(model: nn.Module, group: SingleProcess) -> None:
     """Make the model's batch norms use the samples of all processes in training; names and values stay.
 
-    group: knows which rows are placeholders. ConfigError for a batch norm with a forward method of its own.
+    group: with the rows that are placeholders. ConfigError for a batch norm with a forward method of its own.
     """
     for module in model.modules():
         if not isinstance(module, _BatchNorm) or isinstance(module, SyncBatchNorm):

@@ -23,8 +23,8 @@ def train_members(members: Sequence[Member], on_stop: OnStop | None = None,
                   on_saved: Callable[[float], None] | None = None) -> Iterator[tuple[int, Outcome]]:
     """Train runs together. Yield the index and outcome of each as soon as it has ended.
 
-    An outcome is completed, early_stopped or diverged; requeued, if the training was told to stop and the run has saved
-    its state; or the error that ended this run alone. Runs that an earlier start left at another step than most others
+    An outcome is completed, early_stopped or diverged; requeued, if a stop was requested and the run has saved its
+    state; or the error that ended this run alone. Runs that an earlier start left at another step than most others
     are not trained, and not yielded. OutOfMemoryError if the stack is too large.
 
     on_stop, on_saved: as for run_epochs; on_saved is given the time that all members take.

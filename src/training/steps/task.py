@@ -72,7 +72,7 @@ class Supervised:
                 self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
             self._clipping([parameter for group in self._optimizer.param_groups for parameter in group["params"]])
         if self._scaler:
-            self._scaler.step(self._optimizer)  # type: ignore[arg-type]  # it asks for param_groups and step alone
+            self._scaler.step(self._optimizer)  # type: ignore[arg-type]  # it needs param_groups and step alone
             self._scaler.update()
         else:
             self._optimizer.step()

@@ -36,7 +36,7 @@ def states_of(project: Project) -> list[str]:
 
 
 def executed(project: Project) -> list[list[str]]:
-    """What each run has recorded: `stacked`, or `once` by itself."""
+    """The record of each run: `stacked`, or `once` by itself."""
     return [(run / "executed").read_text().splitlines() if (run / "executed").exists() else []
             for run in project.runs()]
 

@@ -14,7 +14,7 @@ CONFIG = "AccountingStorageEnforce = {}\nMaxJobCount             = 10000\n"
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What Slurm's commands answer, by what they begin with, after the program's options."""
+    """The answers of Slurm's commands, by the arguments that they begin with, after the program's options."""
     answers = {"scontrol show config": CONFIG.format("associations,limits,qos"), "id": "me\n"}
 
     def ask(command: list[str]) -> str | None:

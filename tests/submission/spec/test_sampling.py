@@ -178,7 +178,7 @@ def test_listed_points_have_own_draws_or_shared_ones() -> None:
 
 
 def keyed(grid: Grid) -> dict[tuple[Any, ...], Any]:
-    """What was drawn, by the listed values and the number of the sample."""
+    """The drawn values, by the listed values and the number of the sample."""
     count: Counter[str] = Counter()
     found = {}
     for spec in grid.specs:

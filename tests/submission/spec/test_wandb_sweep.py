@@ -74,7 +74,7 @@ def their_points(parameters: dict[str, Any]) -> list[str]:
 
 
 def our_value(parameter: dict[str, Any], share: float) -> Any:
-    """What is drawn for a parameter at a share of the probability."""
+    """The value that is drawn for a parameter at a cumulative probability."""
     value, = read({"method": "random", "parameters": {"x": parameter}}).parameters["x"]
     return sampling.quantile_function(value, "x")(share)
 

@@ -31,7 +31,7 @@ KEY = "a-key-of-the-receiver"
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
-    """What a server on this machine gets, whose address is in $GRIDIRON_NOTIFY."""
+    """The messages to a server on this machine, whose address is in $GRIDIRON_NOTIFY."""
     got: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ runpy.run_path(os.environ["GRIDIRON_TEST_ROOT"] + "/experiments.py", run_name="_
 
 
 def for_slurm(project: Project) -> str:
-    """What the Slurm jobs of the project need; its submit script."""
+    """The files that Slurm jobs of the project need; its submit script."""
     (project.folder / "activate.sh").write_text(f"PATH={os.path.dirname(sys.executable)}:$PATH\n")
     (project.folder / "experiments.py").write_text(EXPERIMENTS)
     (project.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")

@@ -72,7 +72,7 @@ def fail(run: Path) -> str:
 
 
 def contents_of(batch: Path) -> dict[str, tuple[object, ...]]:
-    """What readers see of all runs, except claims."""
+    """The content of all runs, as readers see it, except claims."""
     return {name: ({file for file in RunFolder.read(batch / name).names if "claim-" not in file}, *(
         run_files.read_bytes(batch / name, file) for file in (
             "spec.yaml", "config.yaml", "stats.csv", "done", "attempt-0-0.json", "arrays/epoch-00001.npz",

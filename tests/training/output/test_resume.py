@@ -519,7 +519,7 @@ def test_superseded_attempt_writes_no_state(tmp_path: Path) -> None:
 
 
 def test_state_is_copied_at_its_step(tmp_path: Path) -> None:
-    """What the training does while the state is written does not get into it."""
+    """Changes by the training while the state is written are not in it."""
     weight = torch.zeros(3)
     saver = resume.ResumeSaver(str(tmp_path), None, 1, 1, lambda step: {"weight": weight, "list": [(weight, 1)]},
                          lambda: None)

@@ -137,7 +137,7 @@ def test_seed_of_a_pass_equals_that_of_a_single_process() -> None:
 
 
 def test_gathered_rows_have_the_order_of_the_batch(tmp_path: Path) -> None:
-    """What each process measured of its part comes in the order of the batch."""
+    """The measurements of all processes are put together in the order of the batch."""
     from tests.processes import run_processes
 
     def gathered(group: Any) -> list[Tensor]:
