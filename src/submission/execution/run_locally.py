@@ -1,4 +1,4 @@
-"""Run a plan by local workers, and print what became of it."""
+"""Run a plan by local workers, and print how its runs have ended."""
 from __future__ import annotations
 
 import os

@@ -105,7 +105,7 @@ class SlurmView:
     def revise(self, files: _RunFiles, state: State) -> State:
         """Return the state of a run in view of what its files show since the query: a run that has started is running.
 
-        Only Slurm can tell what became of a run that has stopped or is lost.
+        Only Slurm shows how a run has ended that has stopped or is lost.
         """
         if state.name not in (*retry_policy.ALIVE, states.UNKNOWN, states.LOST) or not files.may_be_queued():
             return state
