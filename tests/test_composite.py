@@ -28,6 +28,8 @@ def test_three_subtests_run_by_local_workers(tmp_path: Path, monkeypatch: pytest
     assert big_df["index"].tolist() == list(range(16))
     assert set(big_df["end"]) == {"completed"}
     assert all(len(curve) == 1 for curve in big_df["val/last/accuracy"])
+    assert {path.name for path in batch.glob("0*/*")} == {  # seven files of each run, as docs/architecture.md says
+        "attempt-1-0.json", "claim-1", "config.yaml", "done", "spec.yaml", "stats.csv", "training.log"}
     points = zip(big_df["optim_alg"], big_df["base_lr"], big_df["momentum"], strict=True)
     wanted = [["adam"] if algorithm == "adam" else ["sgd", "plain"] if rate == 1 else
               ["sgd", "plain", "momentum"] if (rate, momentum) == (0.25, 0) else ["sgd", "momentum"]

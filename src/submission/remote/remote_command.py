@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import stat
@@ -79,9 +80,9 @@ def _download_report(remote: Remote, command: list[str], options: argparse.Names
     would be. The path here depends on the command line only, never on what the remote machine sends.
     """
     to: str | None = options.to
-    without_to = [word for index, word in enumerate(command)
-                  if not (to and (word == f"--to={to}" or "--to" in (word, command[index - 1])))]
-    line = re.search(r"^report: (.+)$", remote.read_output(without_to), re.MULTILINE)
+    plain_command = [word for index, word in enumerate(command) if word != "--json" and not (
+        to and (word == f"--to={to}" or "--to" in (word, command[index - 1])))]
+    line = re.search(r"^report: (.+)$", remote.read_output(plain_command), re.MULTILINE)
     if line is None:
         raise RemoteError("its report was not found", where=remote.host.name,
                           hint="upload this version of the project: any submission with --on does")
@@ -95,5 +96,5 @@ def _download_report(remote: Remote, command: list[str], options: argparse.Names
         if not stat.S_ISREG(os.lstat(staged).st_mode):
             raise RemoteError("its report is not a file", where=remote.host.name)
         os.replace(staged, path)
-    print(f"report: {path}")
+    print(json.dumps({"report": path}, ensure_ascii=False) if options.json else f"report: {path}")
     return 0

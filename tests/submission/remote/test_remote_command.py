@@ -114,6 +114,9 @@ def test_report_is_downloaded(far: Project, capfd: pytest.CaptureFixture[str]) -
     assert path.read_text() == (batch / "report.html").read_text()
     assert experiments.main(["report", f"results/{NAME}", "--on", "cluster", "--to", NASTY]) == 0
     assert Path(NASTY).read_text().startswith("<!doctype html>") and not Path("x").exists()
+    capfd.readouterr()
+    assert experiments.main(["report", f"results/{NAME}", "--on", "cluster", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"report": str(path)}
 
 
 def test_report_on_several_batches_leaves_that_on_the_first_alone(far: Project,

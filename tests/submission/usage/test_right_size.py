@@ -127,6 +127,13 @@ def test_reason_is_given_where_the_script_decides(options: list[str], reason: st
     assert not re.search(r"--(mem|time)=", "".join(commands))
 
 
+def test_memory_that_a_running_job_gives_back_is_left_to_slurm(grid: Project,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    """--right-size reduces the request beside it, and passes on an option of Slurm 26.05."""
+    commands = plan_lines(grid, capsys, "--right-size", "--sbatch", "mem-update=50@60")[1]
+    assert "--mem=4000M" in commands[0] and all("--mem-update=50@60" in command for command in commands)
+
+
 def test_request_of_a_small_script_stays(grid: Project, capsys: pytest.CaptureFixture[str]) -> None:
     (grid.folder / "s.sh").write_text(SCRIPT.replace("32G", "2G").replace("2-00:00:00", "30"))
     lines, commands = plan_lines(grid, capsys, "--right-size")
