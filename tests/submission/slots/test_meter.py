@@ -139,7 +139,7 @@ def test_waiting_for_a_cpu_counts_as_need(monkeypatch: pytest.MonkeyPatch) -> No
     lane = Lane()
     for now, seconds in ((0.0, 0.0), (4.0, 1.0), (8.0, 3.0), (12.0, 7.0)):  # needs 0.5 of a CPU, later 1
         lane.read(now, {"x": RunUse(Progress("a", now, now), 0.0, seconds)}, 9, Capacity(cpus=2.0))
-    assert lane.room.cpus_per_run == 0.5 and lane.room.largest()[0] == 4
+    assert lane.room.cpus_per_run == 0.5 and lane.room.largest()[0] == 7
 
 
 def test_progress_is_read_from_the_cell_else_from_the_file(tmp_path: Path) -> None:

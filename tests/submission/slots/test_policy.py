@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import slots as simulation
 from benchmarks.slots import PROFILES, Profile
+from src.submission.slots.lane import Capacity, Lane, RunUse
 from src.submission.slots.policy import Decision, Guess, Policy, Reading
-from src.submission.slots.room import Room
+from src.submission.slots.room import Room, busy_cpus
 from src.submission.slots.speeds import LONGEST, SHORTEST, Progress
 
 _GIB = 2.0**30
@@ -82,9 +83,30 @@ def test_more_runs_stay_only_if_the_rate_of_all_rises_by_5_percent(rate_of_two: 
 
 def test_cpus_limit_the_number() -> None:
     policy = Policy()
-    decisions = run(policy, lambda number: 1.0, room=Room(cpus=2.0, cpus_per_run=0.96))
+    decisions = run(policy, lambda number: 1.0, room=Room(cpus=2.0, cpus_per_run=0.99))
     assert [decision.slots for decision in decisions] == [2, 2]
-    assert "CPUs of a run: 0.96 of 2" in decisions[-1].reason
+    assert "CPUs of a run: 0.99 of 2" in decisions[-1].reason
+
+
+@pytest.mark.parametrize(("per_run", "at_once", "best"), [(1.0, 9.0, 2), (0.6, 2.5, 3), (0.5, 3.7, 5), (0.9, 1.3, 2)])
+def test_optimum_on_two_cores_is_found(per_run: float, at_once: float, best: int) -> None:
+    """Runs that use a part of a core, and share something for which `at_once` of them find room: the best number keeps
+    between one and two cores busy.
+    """
+    lane = Lane()
+    samples: dict[str, float] = {}
+    cpu_seconds: dict[str, float] = {}
+    for time in range(400):
+        names = [str(number) for number in range(lane.allowed())]
+        speed = min(1.0, at_once / len(names), busy_cpus(len(names), 2.0, per_run) / len(names) / per_run)
+        for name in names:
+            samples[name] = samples.get(name, 0.0) + 100 * speed
+            cpu_seconds[name] = cpu_seconds.get(name, 0.0) + per_run * speed
+        uses = {name: RunUse(Progress("a", samples[name], time), 0.0, cpu_seconds[name]) for name in names}
+        lane.read(time, uses, 100, Capacity(cpus=2.0))
+    assert (lane.policy.is_settled, lane.policy.best) == (True, best)
+    rates = {number: min(number, at_once, busy_cpus(number, 2.0, per_run) / per_run) for number in range(1, 7)}
+    assert rates[best] >= 0.95 * max(rates.values()) and 1 < per_run * rates[best] <= 2
 
 
 def test_runs_of_different_rates_are_compared_one_by_one() -> None:
