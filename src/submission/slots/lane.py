@@ -8,7 +8,7 @@ from src.submission.slots.policy import Decision, Guess, Policy, Reading
 from src.submission.slots.room import Room
 from src.submission.slots.speeds import Progress, Rates
 
-_SETTLING = 3.0  # seconds after the start of a run in which its CPU time is that of its start
+_SETTLING = 3.0  # seconds of the start of a run, whose CPU time does not count, and seconds of a mean at least
 _MAX_DECISIONS = 50  # that are kept
 
 
@@ -48,7 +48,7 @@ class _Peaks:
         if self.first_cpu is None:
             if time - self.start >= _SETTLING:
                 self.first_cpu = time, use.cpu_seconds
-        elif time > self.first_cpu[0]:
+        elif time - self.first_cpu[0] >= _SETTLING:
             self.cpus = (use.cpu_seconds - self.first_cpu[1]) / (time - self.first_cpu[0])
 
 
@@ -103,8 +103,8 @@ class Lane:
                 "is_settled": self.policy.is_settled, "memory": memory and int(memory),
                 "gpu_memory": gpu_memory and int(gpu_memory), "cpus": cpus and round(cpus, 3),
                 "gpu_busy": round(sum(self.busy) / len(self.busy), 1) if self.busy else None,
-                "samples_per_second": {str(number): round(rate.total, 3) for number, rate in sorted(rates.items())
-                                       if rate.runs},
+                "samples_per_second": {str(number): round(number * rate.mean, 3)
+                                       for number, rate in sorted(rates.items()) if rate.runs},
                 "decisions": [{**entry, "time": round(entry["time"] + offset, 1)} for entry in self.decisions]}
 
     def _room(self, uses: Mapping[str, RunUse], capacity: Capacity) -> Room:

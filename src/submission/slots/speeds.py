@@ -40,9 +40,9 @@ class Rates(NamedTuple):
     durations: Mapping[str, float]
 
     @property
-    def total(self) -> float:
-        """The sum over the runs of the window."""
-        return sum(self.runs.values())
+    def mean(self) -> float:
+        """The mean speed of a run; in a window that has runs, which may be more than ran at a time."""
+        return statistics.fmean(self.runs.values())
 
 
 def relative_speed(before: Rates, after: Rates, only_alike: bool = False) -> float | None:

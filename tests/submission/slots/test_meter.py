@@ -19,7 +19,7 @@ from src.submission.slots import meter, record
 from src.submission.slots.lane import Capacity, Lane, RunUse
 from src.submission.slots.meter import Meter, RunningProcess, find_gpus
 from src.submission.slots.policy import Guess
-from src.submission.slots.speeds import Progress
+from src.submission.slots.speeds import Progress, Rates
 
 _GIB = 2**30
 
@@ -137,9 +137,30 @@ def test_waiting_for_a_cpu_counts_as_need(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(process_tree, "_read", lambda path: lines.get(path, ""))
     assert process_tree.waiting_seconds([5, 6, 7]) == 3.0
     lane = Lane()
-    for now, seconds in ((0.0, 0.0), (4.0, 1.0), (8.0, 3.0), (12.0, 7.0)):  # needs 0.5 of a CPU, later 1
+    # needs 0.5 of a CPU, later 1; the second from 4 to 5 is too short for a mean
+    for now, seconds in ((0.0, 0.0), (4.0, 1.0), (5.0, 1.1), (8.0, 3.0), (12.0, 7.0)):
         lane.read(now, {"x": RunUse(Progress("a", now, now), 0.0, seconds)}, 9, Capacity(cpus=2.0))
     assert lane.room.cpus_per_run == 0.5 and lane.room.largest()[0] == 7
+
+
+def test_peaks_of_the_largest_run_count() -> None:
+    """What a run used earlier, it may need again; a run of the same setting may need as much."""
+    lane = Lane("0")
+    for now, memory, gpu_memory in ((0.0, 3.0, 5.0), (1.0, 7.0, 9.0), (2.0, 2.0, 1.0)):
+        uses = {name: RunUse(Progress("a", now, now), share * memory * _GIB, 0.0, share * gpu_memory * _GIB)
+                for name, share in (("x", 1.0), ("y", 0.5))}
+        lane.read(now, uses, 9, Capacity(100.0 * _GIB, None, 80.0 * _GIB, None, 40.0))
+    assert (lane.room.memory_per_run, lane.room.gpu_memory_per_run) == (7 * _GIB, 9 * _GIB)
+    assert (lane.room.used, lane.room.gpu_used) == (3 * _GIB, 1.5 * _GIB)
+    lane.read(3.0, {"z": RunUse(Progress("b", 3.0, 3.0), 1.0 * _GIB)}, 9, Capacity(100.0 * _GIB))
+    assert lane.room.memory_per_run == 1 * _GIB  # those of other settings do not count
+
+
+def test_samples_a_second_are_those_of_the_runs_at_a_time() -> None:
+    """A run that ended in the window and the one that replaced it count as one."""
+    lane = Lane()
+    lane.policy.rates[2] = Rates({"first": 10.0, "ended": 11.0, "replaced it": 12.0}, {"a": 11.0}, {})
+    assert lane.state()["samples_per_second"] == {"2": 22.0}
 
 
 def test_progress_is_read_from_the_cell_else_from_the_file(tmp_path: Path) -> None:
