@@ -110,6 +110,36 @@ def test_more_runs_are_added_while_the_rate_rises(packed: Project, capsys: pytes
     assert "slots, worker 0" in capsys.readouterr().out
 
 
+def test_number_of_real_cpu_runs_follows_from_the_logged_rates(packed: Project) -> None:
+    """Runs that use 0.6 of a core each, 0.4 of it one after another: the rates decide, however busy the machine is."""
+    compute = """\
+def compute(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        sum(range(2000))
+
+
+def train("""
+    (packed.folder / "train.py").write_text(ENTRY.replace("def train(", compute).replace(
+        "            time.sleep(max(0, due - time.monotonic()))\n", """\
+            with open(__file__) as shared:
+                fcntl.flock(shared, fcntl.LOCK_EX)
+                compute(0.004)
+            compute(0.002)
+            time.sleep(0.004)
+""").replace("import os,", "import fcntl, os,"))
+    log, possible = submit(packed, 1, 12), {1}  # the best number so far; two, if rounded figures do not decide
+    comparisons = re.findall(r": (\d+) at a time: (\d+) % (faster|slower) than (\d+)", log)
+    for number, percent, direction, best in comparisons:
+        number, best, change = int(number), int(best), int(percent) if direction == "faster" else -int(percent)
+        assert best in possible
+        least = 5 if number > best else -1
+        possible = {number} if change > least else {number, best} if change == least else {best}
+    assert comparisons and state_of(packed)["best"] in possible
+    for settled in [line for line in log.splitlines() if "settled" in line]:
+        assert re.search(r"(no more fit \(CPUs of a run: [\d.]+ of [\d.]+\)|than \d+)$", settled)
+
+
 def test_youngest_run_yields_and_resumes_exactly(packed: Project) -> None:
     log = submit(packed, 2, 6)
     assert re.search(r"slots: 1 at a time: settled: 2 at a time: \d+ % slower than 1\n", log)
