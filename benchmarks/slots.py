@@ -1,21 +1,18 @@
-"""`--slots auto` compared with the best `--slots K` on simulated profiles of runs, and the cost of its search."""
+"""`--slots auto` compared with the best `--slots K`: simulated runs on a stand-in for a GPU, and real runs on CPUs."""
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import project
+from benchmarks import slots_real
 from src.io import nvml
 from src.monitoring import worker_cell
 from src.submission.slots.lane import Capacity, Lane, RunUse
@@ -201,61 +198,6 @@ def best_static(profile: Profile, seed: int = 0) -> tuple[int, float]:
     return best, times[best]
 
 
-REAL_TRAIN = """\
-import sys, time
-
-from src.monitoring import worker_cell
-from src.submission.job import attempt, auto_worker
-from src.submission.slots import lane, speeds
-from src.submission.system.signals import signals
-
-speeds.WARM_UP, speeds.SHORTEST, speeds.LONGEST, auto_worker._INTERVAL = 0.2, 0.8, 6.0, 0.1
-lane._SETTLING = 0.3
-auto_worker.Worker._warm_up = lambda self, warm_up: None  # nothing to load: the first run starts at once
-
-
-def train(spec, folder, check):
-    for step in range(240):
-        end = time.process_time() + 0.006
-        while time.process_time() < end:
-            pass
-        time.sleep(0.004)
-        worker_cell.add_samples(1)
-        if signals.time_is_short():
-            return "requeued"  # the benchmark counts time, and begins such a run anew
-    return "completed"
-
-
-if __name__ == "__main__":
-    sys.exit(attempt.main(sys.argv[1:], train=train, warm_up=lambda specs: None))
-"""
-
-
-def real_rate(folder: Path, slots: str, runs: int) -> float:
-    """Return the runs per second of a batch of real processes, from the start of the first to the end of the last."""
-    name = f"real-{slots}"
-    project.submit(folder, name, runs, "--local", "--workers", "1", "--slots", slots)
-    records = [json.loads(path.read_text()) for path in folder.glob(f"results/*-{name}/*/attempt-*.json")]
-    return runs / (max(record["end"] for record in records) - min(record["start"] for record in records))
-
-
-def measure_real() -> list[tuple[str, float, float | None]]:
-    """Run real processes, each of which uses 0.6 of a core, by a worker that measures ten times as often as usual.
-
-    It takes about four minutes. One after another, fewer runs suffice: their rate does not depend on the number.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = project.make(Path(temporary))
-        (folder / "train.py").write_text(REAL_TRAIN)
-        rates = {slots: real_rate(folder, str(slots), 24 if slots > 1 else 8) for slots in (1, 2, 3, 4, 5, 6)}
-        auto = real_rate(folder, "auto", 96)
-        path, = folder.glob("results/*-real-auto/submissions/*.slots.json")
-        found = json.loads(path.read_text())["lanes"][0]["best"]
-    best = max(rates, key=lambda slots: rates[slots])
-    return [(f"real processes that use 0.6 of a core: runs per second with the best of 1 to 6 slots ({best}) / with "
-             f"`--slots auto` ({found}), the search included", rates[best] / auto, 1.1)]
-
-
 def measuring_cost() -> float:
     """Return the percent of a core that the readings of 20 runs with two loaders each take, one reading a second."""
     program = "import os, time; os.fork(); os.fork(); time.sleep(60)"
@@ -290,4 +232,4 @@ def measure() -> list[tuple[str, float, float | None]]:
                  (f"{profile.name} runs: time lost by the search / that of the batch", auto.search / auto.seconds,
                   0.03)]
     rows.append(("readings of 20 runs of four processes each, once a second, in % of one core", measuring_cost(), 1.0))
-    return rows + measure_real()
+    return rows + slots_real.measure()
