@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from tests.conftest import ROOT
 
 PROGRAM = shutil.which("tmux")
 EXPERIMENTS = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'experiments.py'))}"
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[@-~]")  # colors, places, ends of lines
 _SECONDS = 300.0  # to wait for something on a loaded machine
 
 
@@ -69,6 +71,13 @@ class Terminal:
     def wait_for(self, text: str) -> list[str]:
         """Wait until a text is shown, perhaps folded."""
         return self.wait(lambda rows: text in joined(rows))
+
+    def wait_until_sent(self, text: str) -> None:
+        """Wait until a text was sent to the terminal, which may show it no more."""
+        deadline = time.monotonic() + _SECONDS
+        while text not in joined([_SEQUENCE.sub(" ", self.sent.read_text(errors="replace"))]):
+            assert time.monotonic() < deadline, "\n".join(["the terminal shows:", *self.rows()])
+            time.sleep(0.1)
 
     def wait_while(self, text: str) -> list[str]:
         """Wait until a text is not shown any more."""

@@ -1,6 +1,7 @@
 """The first page of the live screen: a header, the runs of one batch, and the keys."""
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,7 @@ from src.terminal.table import Fitted, fit
 _KEYS = (("q", "quit"), ("?", "help"), ("↑↓", "move"), ("l", "log"), ("c", "curves"), ("s", "sort"), ("f", "states"),
          ("/", "find"), ("x", "cancel"), ("Tab", "batch"))
 _MAX_MESSAGE = 5  # lines
+_MESSAGE_SECONDS = 20.0  # for which a message is shown, unless a key is pressed before
 HELP = (
     ("↑ ↓, j k", "select a run; Page Up, Page Down, Home, End, Space, g and G move further"),
     ("Enter, l", "the log of the selected run; it follows the end"),
@@ -49,7 +51,11 @@ class ListPage(Page):
         self._height = 1  # of the rows
         self._finding: str | None = None  # what was typed so far, while words to find are typed
         self._question: tuple[str, Run | None] | None = None  # what is cancelled if the answer is yes
-        self.message = ""
+        self._message = ("", 0.0)  # with the time.monotonic() at which it goes away
+
+    def show_message(self, message: str, seconds: float = _MESSAGE_SECONDS) -> None:
+        """Show a message above the keys until a key is pressed, or for some seconds. From any thread."""
+        self._message = message, time.monotonic() + seconds
 
     def _number(self, snapshot: Snapshot) -> int:
         paths = [batch.observation.path for batch in snapshot.batches]
@@ -147,19 +153,21 @@ class ListPage(Page):
             f"not bold {colors.of_state(run.state.name)}")
 
     def _bottom(self, snapshot: Snapshot, columns: int) -> list[Text]:
-        """Return the last lines: the typed words, a question, a message, or the keys."""
+        """Return the last lines: the typed words, a question, or the keys, below a message if there is one."""
         if self._finding is not None:
             typed = f"find: {clean(self._finding)}▏ Enter keeps it, Esc shows all"
             return [Text(cells.truncate(typed, columns), "bold")]
-        if text := f"{self._question[0]} y: yes, any other key: no" if self._question else self.message:
-            return [Text(line, "bold") for line in cells.fold(clean(text), columns)[:_MAX_MESSAGE]]
+        if self._question:
+            return _folded(f"{self._question[0]} y: yes, any other key: no", columns)
         pairs = _KEYS if len(snapshot.batches) > 1 else _KEYS[:-1]
         over = (("", "every run has ended or is stuck"),) if snapshot.is_over else ()
-        return [key_line((*pairs[:1], *over, *pairs[1:]), columns)]
+        message, end = self._message
+        shown = _folded(message, columns) if time.monotonic() < end else []
+        return [*shown, key_line((*pairs[:1], *over, *pairs[1:]), columns)]
 
     def press(self, key: str) -> Page | None:
         """React to a key."""
-        self.message = ""
+        self._message = ("", 0.0)
         batch = self._batch()
         if batch is None:
             return None if key == "q" else self
@@ -190,10 +198,10 @@ class ListPage(Page):
         _, run = self._question
         self._question = None
         if key in ("y", "Y"):
-            self.message = "cancelling …"
+            self.show_message("cancelling …", math.inf)  # until its result
             self._cancel(batch, run)
         else:
-            self.message = "nothing was cancelled"
+            self.show_message("nothing was cancelled")
 
     def _command(self, key: str, batch: Batch, runs: RunList) -> Page | None:
         run = self.selected()
@@ -207,7 +215,7 @@ class ListPage(Page):
             return CurvePage(self.selected, batch.metric, runs.move)
         elif key in ("?", "h"):
             return HelpPage(HELP)
-        elif key in ("x", "X"):
+        elif key == "X" or key == "x" and run:
             self._ask(batch, run if key == "x" else None)
         elif key in (keys.TAB, keys.BACKTAB, "n", "p"):
             self._change_batch(1 if key in (keys.TAB, "n") else -1)
@@ -241,9 +249,13 @@ class ListPage(Page):
         runs = [run] if run else list(batch.observation.runs.values())
         alive = [item for item in runs if item.state.name in retry_policy.MAYBE_ALIVE]
         if not alive:
-            self.message = "nothing is pending or running" if run is None else (
-                f"this run is {states.shown(run.state.name)}: there is nothing to cancel")
+            self.show_message("nothing is pending or running" if run is None else
+                              f"this run is {states.shown(run.state.name)}: there is nothing to cancel")
             return
         target = f"{clean(run.name)} ({states.shown(run.state.name)})" if run else (
             f"all of {clean(batch.observation.path)} ({count(len(alive), 'run')} pending or running)")
         self._question = f"Cancel {target}?", run
+
+
+def _folded(text: str, columns: int) -> list[Text]:
+    return [Text(line, colors.BOLD) for line in cells.fold(clean(text), columns)[:_MAX_MESSAGE]]

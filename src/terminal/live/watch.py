@@ -41,7 +41,7 @@ def _loop(screen: Screen, reader: Reader) -> None:
         threading.Thread(target=work, args=(batch.observation.path, cancelled and cancelled.path), daemon=True).start()
 
     def work(batch: str, cancelled: str | None) -> None:
-        first.message = _cancel_now(batch, cancelled)
+        first.show_message(_cancel_now(batch, cancelled))
         reader.refresh()
         screen.wake()
 

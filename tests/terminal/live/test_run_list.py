@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +16,7 @@ from src.submission.slurm.client import Queue
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import SlurmView, observe
 from src.submission.status.states import State
-from src.terminal.live import cost, keys
+from src.terminal.live import cost, keys, list_page
 from src.terminal.live.keys import KeyReader
 from src.terminal.live.list_page import ListPage
 from src.terminal.live.reader import Batch, Reader
@@ -71,6 +73,42 @@ def test_page_of_10000_runs_scrolls_and_finds(many: Reader) -> None:
         page.press("s")
     page.lines(80, 24)
     assert len(many._wanted) == 10_000, "the results of all runs are read to sort by the best"
+
+
+def test_message_hides_no_keys_and_goes_away(many: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 100.0, time=time.time)
+    monkeypatch.setattr(list_page, "time", clock)
+    assert many.snapshot is not None
+    many.snapshot = many.snapshot._replace(is_over=True)
+    page = ListPage(many, lambda *_: None)
+
+    def bottom() -> list[str]:
+        rows = [row.plain for row in page.lines(80, 24)]
+        assert len(rows) == 24
+        return rows[-2:]
+
+    bottom()
+    page.press(keys.END)
+    page.press("x")
+    assert bottom()[0] == "this run is done: there is nothing to cancel"
+    assert "every run has ended or is stuck" in bottom()[1] and bottom()[1].startswith("q quit")
+    clock.monotonic = lambda: 121.0
+    assert "cancel" not in bottom()[0] and bottom()[1].startswith("q quit")
+    page.show_message("cancelling …", math.inf)
+    clock.monotonic = lambda: 1e6
+    assert bottom()[0] == "cancelling …", "until the result is there"
+    page.press("j")
+    assert bottom()[0] != "cancelling …"
+
+
+def test_x_cancels_nothing_if_no_run_is_shown(many: Reader) -> None:
+    page = ListPage(many, lambda *_: None)
+    for key in ("/", *"no such run", keys.ENTER, "x"):
+        page.lines(80, 24)
+        page.press(key)
+    assert not any("Cancel" in row.plain for row in page.lines(80, 24))
+    page.press("X")
+    assert page.lines(80, 24)[-2].plain.startswith("Cancel all of ")
 
 
 def test_selected_run_stays_selected_and_in_view(many: Reader) -> None:

@@ -16,7 +16,7 @@ from tests.searching import ASHA, write
 from tests.submission.conftest import Project, project
 from tests.submission.job.test_worker import both_run, states_of, submit_in_background, wait_for
 from tests.terminal import live_batch
-from tests.terminal.tmux import EXPERIMENTS, Terminal, joined, terminal
+from tests.terminal.tmux import EXPERIMENTS, Terminal, terminal
 
 __all__ = ["project"]  # the fixture
 
@@ -150,10 +150,10 @@ def test_run_is_cancelled_after_a_question(project: Project) -> None:
         screen.press("x")
         screen.wait_for("Cancel 000_tiny+bat_siz=15+bas_lr=0.1 (running)? y: yes, any other key: no")
         screen.press("n")
-        screen.wait_for("nothing was cancelled")
+        screen.wait_until_sent("nothing was cancelled")
         assert states_of(project)[:2] == ["running", "running"]
         screen.press("x", "y")
-        screen.wait_for("cancelled 1 run")
+        screen.wait_until_sent("cancelled 1 run")
         wait_for(lambda: states_of(project)[0] == "cancelled")
         screen.press("X")
         screen.wait_for("pending or running)? y: yes, any other key: no")
@@ -164,8 +164,8 @@ def test_run_is_cancelled_after_a_question(project: Project) -> None:
 
 def test_run_of_a_stack_is_not_cancelled_alone(screen: Terminal) -> None:
     screen.press("Down", "Down", "Down", "Down", "x", "y")
-    rows = screen.wait_for("not cancelled: the process of this run trains a stack that has 3 other runs too")
-    assert "cancel results/26-11-20-digits-quickstart` cancels all of them" in joined(rows)
+    screen.wait_until_sent("not cancelled: the process of this run trains a stack that has 3 other runs too")
+    screen.wait_until_sent("cancel results/26-11-20-digits-quickstart` cancels all of them")
 
 
 def test_search_shows_paused_trials_and_rungs(project: Project) -> None:
@@ -201,7 +201,7 @@ def test_hostile_names_values_and_logs_are_inert(batch: Path, tmp_path: Path) ->
         screen.press("Escape")
         screen.wait_for("q quit")
         screen.press("x")
-        screen.wait_for("nothing to cancel")
+        screen.wait_until_sent("nothing to cancel")
         screen.press("q")
         screen.wait_for("22/37 runs 4 failed")  # the renamed run is a new one
         wait_for(lambda: b"\x1b[?1049l" in screen.sent.read_bytes())
