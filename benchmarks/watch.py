@@ -87,6 +87,7 @@ class _Terminal:
     """`watch` in a terminal of its own."""
 
     def __init__(self, folder: str) -> None:
+        self._seen = b""  # all output so far
         self._pid, self._descriptor = pty.fork()
         if self._pid == 0:
             os.chdir(folder)
@@ -100,14 +101,15 @@ class _Terminal:
         while (left := deadline - time.perf_counter()) > 0:
             if select.select([self._descriptor], [], [], left)[0]:
                 data += os.read(self._descriptor, 1 << 16)
+        self._seen += data
         return data
 
     def read_until(self, text: str) -> None:
-        """Read until a text was printed."""
-        data, deadline = b"", time.perf_counter() + 120
-        while text.encode() not in data:
-            assert time.perf_counter() < deadline, data[-500:]
-            data += self.read_for(0.02)
+        """Read until a text was printed; perhaps it was before."""
+        deadline = time.perf_counter() + 300
+        while text.encode() not in self._seen:
+            assert time.perf_counter() < deadline, self._seen[-500:]
+            self.read_for(0.02)
 
     def redraw(self, key: bytes) -> float:
         """Press a key, and return the seconds until the last byte that follows at once."""
