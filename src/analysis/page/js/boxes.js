@@ -1,8 +1,11 @@
 "use strict";
 // Boxes of charts, which are drawn when they come near the view; and what is shown if a part of the page fails.
 (gridiron => {
-  const {el, clean, replace} = gridiron.dom, {store} = gridiron;
-  const starts = new WeakMap();  // box: function that draws its chart
+  const {el, clean, replace, fromBase64} = gridiron.dom, {store} = gridiron;
+  const starts = new WeakMap();  // box: function that draws its chart with some options
+  const latest = new WeakMap();  // box: options
+  const charts = new WeakMap();  // box: its chart
+  const kept = new Map();  // name: box
   const watcher = new IntersectionObserver(entries => {
     for (const {isIntersecting, target} of entries) if (isIntersecting) mount(target);
   }, {rootMargin: "300px"});
@@ -23,8 +26,7 @@
     const packed = document.getElementById(id), text = packed.textContent;
     packed.remove();
     if (!text) return null;
-    const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
-    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    return new Response(new Blob([fromBase64(text)]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   }
 
   function loadLibrary() {
@@ -41,22 +43,29 @@
     try {
       await library;
       if (!window.Bokeh) throw new Error("the library of the charts is not in this file");
-      const chart = await start(box);
+      const chart = start(box, latest.get(box));
+      charts.set(box, chart);
       box.classList.add("mounted");
       await chart.shown;
     } catch (error) {
       console.warn(error);
+      for (const [name, other] of kept) if (other === box) kept.delete(name);
       box.classList.add("failed");
       replace(box, el("p", {class: "note"}, `This chart could not be drawn: ${error.message}`));
     }
     box.removeAttribute("aria-busy");
   }
 
-  // A box for a chart. kind, options: as of charts.mount
-  function draw(kind, options = {}) {
-    const box = el("div", {class: `chart ${kind}`, "aria-busy": "true", data: {kind}});
-    starts.set(box, target => gridiron.charts.mount(target, kind, store, options));
-    watcher.observe(box);
+  // A box for a chart. kind, options: as of charts.mount. name: the box is kept under it, to show other options later
+  function draw(kind, options = {}, name = "") {
+    const box = kept.get(name) ?? el("div", {class: `chart ${kind}`, "aria-busy": "true", data: {kind}}), isNew = !latest.has(box);
+    latest.set(box, options);
+    if (name) kept.set(name, box);
+    charts.get(box)?.show(options);
+    if (isNew) {
+      starts.set(box, (target, current) => gridiron.charts.mount(target, kind, store, current));
+      watcher.observe(box);
+    }
     return box;
   }
 

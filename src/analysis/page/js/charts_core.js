@@ -14,8 +14,8 @@
   const defaults = {logx: false, logy: false, smoothing: 0, group: "", mean: "", spread: "standard error", x: "",
     pointlogx: "", hx: "", hy: "", axes: ""};
 
-  // Okabe and Ito's colors, which are told apart without full color vision; a group has a dash and a marker besides
-  const COLORS = {light: ["#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#3aa0dd", "#555555", "#882255"],
+  // Okabe and Ito's colors and others: those of groups with the same dash are told apart without full color vision
+  const COLORS = {light: ["#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#3aa0dd", "#1e1e1e", "#882255"],
     dark: ["#4fb0f0", "#ff8c42", "#2fcf9f", "#e88fc4", "#f0c040", "#9ad8ff", "#c8c8c8", "#ff7a9a"]};
   const DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3]];
   const MARKERS = ["circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "x", "star"];
@@ -260,10 +260,14 @@
 
   // Charts that the library paints in a frame to come; their overlays follow
   const painting = new Set();
+  const mounted = new Set();  // all charts
 
   // A promise that is fulfilled when all charts in view show the latest data, filter, selection and settings
   async function idle() {
-    const isBusy = () => waiting.size || overlays.size || [...painting].some(chart => chart.inView && !chart.destroyed);
+    const isInView = ({element}) => { const {top, bottom} = element.getBoundingClientRect();
+      return element.checkVisibility() && top < innerHeight && bottom > 0; };
+    const isBusy = () => waiting.size || overlays.size || [...painting].some(chart => chart.inView && !chart.destroyed)
+      || [...mounted].some(chart => chart.stale.size && isInView(chart));
     do {
       await new Promise(requestAnimationFrame);
       await new Promise(done => setTimeout(done));  // the frame has been painted
@@ -300,6 +304,7 @@
       });
       this.resizes.observe(this.plot);
       this._listen();
+      mounted.add(this);
     }
 
     // In pixels
@@ -329,14 +334,12 @@
 
     _fail(error) {
       this._isShown();
-      this.view = null;
-      painting.delete(this);
+      this._discard();
       this.plot.replaceChildren(el("p", {class: "chart-empty"}, error instanceof Empty ? error.message
         : `not drawn: ${error.message}`));
       this.legend.replaceChildren();
       this.legendShown = null;
       this.caption.textContent = "";
-      this.figure = null;
       if (!(error instanceof Empty)) this.store.failed?.(error);
     }
 
@@ -405,15 +408,14 @@
         figure[glyph.kind]({source, ...fields, ...glyph.style});
         return source;
       });
+      this._discard();
       this.figure = figure;
       this.auto = {x: plan.x, y: plan.y};
       const host = el("div", {class: "chart-figure"});
       this.plot.replaceChildren(host);
-      this.view = null;
-      painting.delete(this);
       Bokeh.Plotting.show(figure, host).then(view => {
         this._isShown();
-        if (this.figure !== figure || this.destroyed) return;
+        if (this.figure !== figure) return view.remove();
         this.view = view;
         for (const model of [figure.x_range, figure.y_range, ...this.sources])
           model.change.connect(() => painting.add(this));
@@ -423,8 +425,17 @@
           this.drawOverlay();
         });
         gridiron.library.shorten(figure, view);
-        this.scheduleOverlay();
+        return this.scheduleOverlay();
       }).catch(error => this._fail(error));
+    }
+
+    // Forget the figure, which the library would keep with its data
+    _discard() {
+      painting.delete(this);
+      this.view?.remove();
+      const {documents} = Bokeh, at = documents.indexOf(this.figure?.document);
+      if (at >= 0) documents.splice(at, 1);
+      this.view = this.figure = null;
     }
 
     _tools(figure) {
@@ -643,11 +654,11 @@
 
     destroy() {
       this.destroyed = true;
-      painting.delete(this);
+      this._discard();
+      mounted.delete(this);
       this.removers.forEach(remove => remove());
       this.watcher.disconnect();
       this.resizes.disconnect();
-      this.view?.remove?.();
       this.element.replaceChildren();
     }
   }

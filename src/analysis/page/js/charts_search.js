@@ -2,7 +2,7 @@
 // A search batch: its rungs and the best value so far; and the series of a single run.
 (gridiron => {
   const {Chart, Empty, palette, parts} = gridiron.charts;
-  const {count, format} = gridiron.dom;
+  const {el, count, format} = gridiron.dom;
 
   // The search of the batch that options name by index, else of the first batch that has one
   function searchOf(store, options) {
@@ -144,6 +144,13 @@
   // One series of a run: a column of system.csv or steps.csv
   class Series extends Chart {
     isSmall = true;  // there are many: each tool takes time to draw
+
+    // Show another series, or as event "data" says the same one with more points, in which a zoomed view stays
+    show(options, event) {
+      this.options = options;
+      this.invalidate(event);
+    }
+
     build() {
       const {label, unit, series} = this.options, points = this.store.series(series),
         y = parts.range(points.value, false), [first, last] = parts.extent(points.x);
@@ -172,22 +179,35 @@
     }
   }
 
-  // Charts of all series of a run. options: {details}
+  // Charts of all series of a run. options: {run, details}. Those of another run are shown in the same charts: to make one
+  // takes five times as long
   class Details {
-    constructor(element, store, {details}) {
-      const grid = gridiron.dom.el("div", {class: "chart-grid"});
-      this.charts = Object.entries(details?.series ?? {}).flatMap(([name, {x: unit, columns, of}]) =>
-        columns.map(column => {
-        const box = gridiron.dom.el("div", {class: "chart"});
-        grid.append(box);
-        return new Series(box, store, {label: name === "steps" ? `${column}, by step` : store.label(column), unit,
-          series: new Map(Object.entries(of)).get(column)});
-      }));
+    constructor(element, store, options) {
+      Object.assign(this, {store, charts: [], grid: el("div", {class: "chart-grid"})});
+      this.empty = el("p", {class: "chart-empty"},
+        "No steps and no system metrics were recorded: log_steps and system_metrics turn them on.");
       this.shown = Promise.resolve();  // each of them draws when it comes into view
-      element.replaceChildren(this.charts.length ? grid
-        : gridiron.dom.el("p", {class: "chart-empty"},
-        "No steps and no system metrics were recorded: log_steps and system_metrics turn them on."));
+      element.replaceChildren(this.grid, this.empty);
+      this.show(options);
     }
+
+    show({run, details}) {
+      const series = Object.entries(details?.series ?? {}).flatMap(([name, {x: unit, columns, of}]) =>
+        columns.map(column => ({label: name === "steps" ? `${column}, by step` : this.store.label(column), unit,
+          series: new Map(Object.entries(of)).get(column)})));
+      const event = run === this.run ? "data" : "run";
+      this.run = run;
+      series.forEach((options, at) => this.charts[at] ? this.charts[at].show(options, event) : this._add(options));
+      for (const chart of this.charts.splice(series.length)) { chart.destroy(); chart.element.remove(); }
+      this.empty.hidden = series.length > 0;
+    }
+
+    _add(options) {
+      const box = el("div", {class: "chart"});
+      this.grid.append(box);
+      this.charts.push(new Series(box, this.store, options));
+    }
+
     update() { this.charts.forEach(chart => chart.update()); }
     destroy() { this.charts.forEach(chart => chart.destroy()); }
   }

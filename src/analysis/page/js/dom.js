@@ -95,6 +95,13 @@ window.gridiron = {};
     return button;
   }
 
+  // The bytes of a base64 text: a loop takes a tenth of the time of Uint8Array.from
+  function fromBase64(text) {
+    const characters = atob(text), bytes = new Uint8Array(characters.length);
+    for (let at = 0; at < bytes.length; at++) bytes[at] = characters.charCodeAt(at);
+    return bytes;
+  }
+
   // An argument of a shell command
   const quote = text => /^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 
@@ -130,5 +137,5 @@ window.gridiron = {};
   }
 
   gridiron.dom = {clean, el, replace, number, format, count, duration, time, toClipboard, copyButton, command, comparer,
-    table, shorten, note, card, quote, stateLabel, isBad};
+    table, shorten, note, card, quote, fromBase64, stateLabel, isBad};
 })(window.gridiron);

@@ -58,7 +58,7 @@
     const {failure, log, notes, files, folder} = details;
     return [
       failure && card("Failure", el("pre", {class: "bad", tabindex: "0"}, failure)),
-      card("Steps and system", draw("details_curves", {run, details})),
+      card("Steps and system", draw("details_curves", {run, details}, "details")),
       log && card("End of the log", el("p", {class: "path"}, el("code", {}, log.path), copyButton(log.text, "Copy the lines")),
         el("pre", {tabindex: "0"}, log.text)),
       card("Config", pairs(details.config, "config")),
@@ -89,7 +89,7 @@
       el("section", {class: "card"}, el("h2", {class: "title", tabindex: "-1"}, store.runs.name[run]), facts(store, run), repeat,
         metrics(store, run)),
       card("Difference to the other runs", differences(store, run)),
-      ...(epochs.columns.length ? [card("Learning curves", draw("details_curves", {run, details: {series: {epochs}}}))] : []), later);
+      ...(epochs.columns.length ? [card("Learning curves", draw("details_curves", {run, details: {series: {epochs}}}, "epochs"))] : []), later);
     try {
       const details = await store.details(run);
       if (details) repeat.append(note("Repeat it in a new folder, with the code that it ran with, and compare the results:"),

@@ -1,7 +1,7 @@
 "use strict";
 // The document, decoded, with what the reader has chosen: filters, selection and settings, which are kept in the address.
 (gridiron => {
-  const {el, format} = gridiron.dom;
+  const {el, format, fromBase64} = gridiron.dom;
   const BASE = ["name", "batch", "index", "state", "end", "why", "epochs", "epochs_planned", "left", "seconds", "started",
     "ended", "seed", "value", "value_epoch", "value_column", "repeat_of"];
   const DEFAULTS = {view: "runs", run: "", filter: "", states: "", only: false, metric: "", sort: "", columns: "",
@@ -12,9 +12,8 @@
 
   // Names of columns are foreign texts, such as __proto__: keep them in an object without a prototype
   const named = object => Object.assign(Object.create(null), object);
-  const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer;
-  const decode = {int: text => new Int32Array(bytes(text)), float: text => new Float32Array(bytes(text)),
-    double: text => new Float64Array(bytes(text))};
+  const decode = {int: text => new Int32Array(fromBase64(text).buffer), float: text => new Float32Array(fromBase64(text).buffer),
+    double: text => new Float64Array(fromBase64(text).buffer)};
 
   // Runs as text, 0-4,9, and back
   function toRanges(runs) {
