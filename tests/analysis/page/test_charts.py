@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.analysis.page import write
+from src.analysis.page import details, write
 from tests.analysis.chromium import Tab
 from tests.analysis.page.make_document import make_details, make_document
 
@@ -287,6 +287,29 @@ def test_series_of_a_run_are_drawn(page: Page) -> None:
     assert page.js("document.querySelectorAll('.chart-grid .chart-figure').length") == 4
 
 
+def test_series_of_another_run_are_drawn_in_the_same_charts(page: Page) -> None:
+    page.show("details_curves", options={"run": 0, "details": make_details()})
+    page.js("Promise.all(chart.charts.map(one => one.shown)).then(() => test.settle())")
+    page.js("test.figure = chart.charts[0].figure, test.documents = Bokeh.documents.length, "
+            "test.figure.x_range.setv({start: 10, end: 20})")
+    x = np.arange(0, 30, 0.5)
+    other = {"series": {"system": details.series("seconds", x, {"memory": x * 2, "cpu": x})}}
+    for run, view in ((1, [0, 29.5]), (1, [3, 4]), (0, [0, 29.5])):
+        page.js(f"chart.show({json.dumps({'run': run, 'details': other})}), test.settle()")
+        assert page.js("chart.charts.map(one => one.options.label)") == ["memory", "cpu"]
+        assert page.js("[...chart.charts[0].sources[0].data.y]") == (x * 2).tolist()
+        assert page.js("chart.charts[0].figure === test.figure && test.figure.left[0].axis_label.text === 'memory'")
+        assert page.js("document.querySelectorAll('.chart-grid .chart-figure').length") == 2
+        if view == [0, 29.5]:
+            assert page.js("[test.figure.x_range.start, test.figure.x_range.end]") == view, "of another run"
+            page.js("test.figure.x_range.setv({start: 3, end: 4}), test.settle()")
+        else:
+            assert page.js("[test.figure.x_range.start, test.figure.x_range.end]") == view, "zoomed by the reader"
+    page.js("chart.show({run: 2, details: {series: {}}}), test.settle()")
+    assert "No steps" in page.js("document.querySelector('.chart-empty:not([hidden])').textContent")
+    assert page.js("test.documents - Bokeh.documents.length") == 4, "the library has forgotten all of them"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_themes_change_colors(page: Page, theme: str) -> None:
     page.show("curves", group="model", metric=METRIC)
@@ -300,7 +323,44 @@ def test_themes_change_colors(page: Page, theme: str) -> None:
     assert luminance > 200 if theme == "light" else luminance < 80
     kinds = page.js("chart.lines.map(line => `${line.color} ${gridiron.charts.palette.dash(line.index)}`)")
     assert len(set(kinds)) == 3
+    before = page.js("Bokeh.documents.length")
     page.js("document.documentElement.dataset.theme = 'light', gridiron.store.emit('theme'), test.settle()")
+    page.set(logy=True)
+    assert page.js("Bokeh.documents.length") == before, "figures that were replaced are forgotten"
+
+
+# Machado, Oliveira and Fernandes (2009): how linear RGB is seen without red, green and blue cones
+COLOR_BLIND = {"protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                              [-0.003882, -0.048116, 1.051998]],
+               "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                                [-0.011820, 0.042940, 0.968881]],
+               "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                              [0.004733, 0.691367, 0.303900]]}
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    """CIELAB of linear RGB, with the white of D65."""
+    to_xyz = np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
+    scaled = np.clip(linear, 0, 1) @ to_xyz / [0.9505, 1.0, 1.089]
+    f = np.where(scaled > 0.008856, np.cbrt(scaled), 7.787 * scaled + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_groups_are_told_apart_without_full_color_vision(page: Page, theme: str) -> None:
+    page.js(f"document.documentElement.dataset.theme = {theme!r}")
+    colors = page.js("Array.from({length: 8}, (_, at) => gridiron.charts.palette.category(at))")
+    dashes = page.js("Array.from({length: 8}, (_, at) => `${gridiron.charts.palette.dash(at)}`)")
+    assert page.js("new Set(Array.from({length: 8}, (_, at) => gridiron.charts.palette.marker(at))).size") == 8
+    page.js("document.documentElement.dataset.theme = 'light'")
+    srgb = np.array([[int(color[at:at + 2], 16) / 255 for at in (1, 3, 5)] for color in colors])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    for matrix in (np.eye(3), *map(np.array, COLOR_BLIND.values())):
+        seen = lab(linear @ np.transpose(matrix))
+        for a in range(8):
+            for b in range(a):
+                if dashes[a] == dashes[b]:  # others differ by their dash
+                    assert np.linalg.norm(seen[a] - seen[b]) > 15, (colors[a], colors[b], matrix)
 
 
 @pytest.mark.parametrize(("window", "width"), [(390, 340), (2560, 1200)])

@@ -261,6 +261,7 @@ def test_two_groups_are_compared(opened: Tab, document: dict[str, Any]) -> None:
     row = next(row for row in rows if row[0] in ("val/last/accuracy", "val accuracy (last)"))
     assert float(row[1].split()[0]) == pytest.approx(sum(values[:3]) / 3, rel=1e-3) and row[2] == row[4] == "3"
     assert row[-1] == ("B" if sum(values[3:6]) > sum(values[:3]) else "A")
+    assert [row[0] for row in rows if "best" in row[0]] == ["val accuracy (last), best epoch"], "each value once"
     opened.js("gridiron.store.set({a: '0', b: '0'})")
     assert "same settings" in opened.js("document.getElementById('compare').innerText")
 
@@ -310,7 +311,7 @@ def test_changes_keep_scroll_selection_and_input(page: Tab) -> None:
     assert page.js("({...gridiron.store.curve('val/last/accuracy', 210).value})") == {"0": 0.5}
 
 
-@pytest.mark.parametrize("width", [390, 1280, 2560])
+@pytest.mark.parametrize("width", [390, 1280, 3840])
 def test_page_fits_the_window(tab: Tab, path: str, width: int) -> None:
     tab.resize(width, 900, scale=2 if width < 600 else 1)
     open_page(tab, path)
@@ -331,6 +332,39 @@ def test_theme_follows_the_system_and_the_switch(page: Tab) -> None:
     assert page.js("document.documentElement.dataset.theme") == "light" and page.js(back) != dark
     page.js("document.getElementById('theme').click(); document.getElementById('theme').click()")
     page.call("Emulation.setEmulatedMedia", features=[])
+
+
+# texts whose contrast with their background is less than WCAG's 4.5, 3 if they are large
+FAINT = """(() => {
+  const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgb = (...colors) => { context.clearRect(0, 0, 1, 1);
+    for (const color of colors) { context.fillStyle = color; context.fillRect(0, 0, 1, 1); }
+    return context.getImageData(0, 0, 1, 1).data; };
+  const light = color => [...color].slice(0, 3).map(value => value / 255).map(value =>
+    value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4).reduce((sum, value, at) =>
+    sum + [0.2126, 0.7152, 0.0722][at] * value, 0);
+  const behind = element => { const colors = [];
+    for (; element; element = element.parentElement) colors.unshift(getComputedStyle(element).backgroundColor);
+    return colors; };
+  return [...document.querySelectorAll("body *:not([aria-disabled=true])")].filter(one => one.checkVisibility()
+    && [...one.childNodes].some(child => child.nodeType === 3 && child.data.trim())).flatMap(one => {
+      const style = getComputedStyle(one), back = behind(one), size = parseFloat(style.fontSize),
+        [a, b] = [light(rgb(...back)), light(rgb(...back, style.color))].sort((a, b) => b - a),
+        contrast = (a + 0.05) / (b + 0.05), least = size >= 24 || size >= 18.6 && style.fontWeight >= 600 ? 3 : 4.5;
+      return contrast < least ? [`${one.tagName} ${one.className} ${one.textContent.slice(0, 30)}: ${contrast}`] : [];
+    });
+})()"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_stand_out_from_their_background(opened: Tab, theme: str) -> None:
+    opened.js(f"document.documentElement.dataset.theme = {theme!r}, gridiron.store.emit('theme')")
+    opened.js("gridiron.store.select([1, 2]), gridiron.charts.idle()")
+    assert opened.js("document.querySelectorAll('body *').length") > 300
+    assert opened.js(FAINT) == []
+    opened.js("gridiron.store.open(6), gridiron.store.details(6).then(() => gridiron.charts.idle())")
+    assert opened.js(FAINT) == []
+    opened.js("document.documentElement.dataset.theme = 'light', gridiron.store.emit('theme')")
 
 
 def test_hostile_texts_are_inert(tab: Tab, tmp_path: Path) -> None:

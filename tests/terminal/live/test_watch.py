@@ -78,6 +78,15 @@ def test_fits_three_sizes_and_follows_a_resize(screen: Terminal) -> None:
     assert any(re.match(r"\[#+ +\] 22/36 runs  4 failed", row) for row in screen.rows())
 
 
+def test_no_color_if_the_user_wants_none(batch: Path, tmp_path: Path) -> None:
+    with terminal(tmp_path, environment={"NO_COLOR": "1"}) as screen:
+        screen.run(WATCH)
+        screen.wait_for("q quit")
+        rows = screen.wait_for("12/12")
+        assert any(re.match(r"[> ] 004 +failed ", row) for row in rows)
+        assert not re.search(r"\x1b\[(?:\d+;)*[34][0-7]m", screen.colored())
+
+
 def test_keys_sort_filter_and_open_pages(screen: Terminal) -> None:
     screen.press("/", "lenet", "Space", "base_lr=0.01", "Enter")
     rows = screen.wait_for("with 'lenet base_lr=0.01'")

@@ -75,15 +75,16 @@
     decorate(context, frame) { if (!this.store.selected.size) this._ticks(context, frame); }
 
     _ticks(context, frame) {
-      Object.assign(context, {font: "11px sans-serif", textBaseline: "middle", lineWidth: 3, strokeStyle: palette.back,
-        fillStyle: palette.ink, lineJoin: "round"});
+      Object.assign(context, {font: "11px sans-serif", textBaseline: "middle"});
       this.axes.forEach((axis, at) => {
         const last = at === this.axes.length - 1;
         context.textAlign = last ? "right" : "left";
         const room = frame.width / this.axes.length - 10;
         for (const [height, text] of axis.ticks) {
-          const [x, y] = [frame.x(at) + (last ? -5 : 5), frame.y(height)];
-          context.strokeText(text, x, y, room);
+          const [x, y] = [frame.x(at) + (last ? -5 : 5), frame.y(height)], width = Math.min(context.measureText(text).width, room);
+          Object.assign(context, {fillStyle: palette.back, globalAlpha: 0.85});  // the lines behind it make it hard to read
+          context.fillRect(last ? x - width - 2 : x - 2, y - 7, width + 4, 14);
+          Object.assign(context, {fillStyle: palette.ink, globalAlpha: 1});
           context.fillText(text, x, y, room);
         }
       });

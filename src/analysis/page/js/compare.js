@@ -41,7 +41,9 @@
   }
 
   function metrics(store, a, b) {
-    const names = new Set(["value", ...store.rankingColumns(), ...store.metrics.filter(name => !OTHER.has(name))]);
+    const ranking = store.rankingColumns();
+    const names = new Set(["value", ...ranking, ...store.metrics.filter(name => !OTHER.has(name))]);
+    if (ranking.length === 1) names.delete(`best/${ranking[0]}`);  // the same as "value"
     const rows = [...names].map(name => metricRow(store, a, b, name)).filter(row => row[2] || row[4]);
     const columns = ["metric", "A", "n of A", "B", "n of B", "B − A", "better"];
     return rows.length ? table({columns, rows, notes: [EXPLANATION]}, {label: "metrics of A and B"})

@@ -5,7 +5,7 @@
   const at = id => document.getElementById(id);
   const CHARTS = [["curves", "Learning curves", "big"], ["scatter", "Metric against a parameter"], ["parallel", "All parameters"],
     ["heatmap", "Two parameters", "big"]];
-  const SEARCH_CHARTS = [["best_so_far", "Best so far"], ["rungs", "Curves cut at rungs"]];
+  const SEARCH_CHARTS = [["best_so_far", "Best so far"], ["rungs", "Trials at each rung"]];
   const ABOVE = 2;  // sections above the charts
   const parts = [];  // {section, element, body}
   let table;
