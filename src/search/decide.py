@@ -57,10 +57,11 @@ class Finished:
     error: str | None = None
 
 
-def next_step(history: History, name_run: NameRun, who: Mapping[str, Any] | None = None) -> Start | Wait | Finished:
+def next_step(history: History, name_run: NameRun, identity: Mapping[str, Any] | None = None
+              ) -> Start | Wait | Finished:
     """Return what this worker does next, after deciding it if nobody has.
 
-    who: identity of this process, for the record.
+    identity: of this process, for the record.
     """
     while True:
         history.refresh()
@@ -72,16 +73,16 @@ def next_step(history: History, name_run: NameRun, who: Mapping[str, Any] | None
         draft = propose(ledger, name_run)
         if draft is None:
             return Finished() if is_complete(ledger) else Wait()
-        if not _make(history, draft, who):
+        if not _make(history, draft, identity):
             return Wait()
 
 
-def settle(history: History, who: Mapping[str, Any] | None = None) -> None:
+def settle(history: History, identity: Mapping[str, Any] | None = None) -> None:
     """Decide which running trials go on and which are stopped, for a search whose trials do not pause."""
     while True:
         history.refresh()
         draft = _decide_at_rungs(history.current)
-        if draft is None or not _make(history, draft, who):
+        if draft is None or not _make(history, draft, identity):
             return
 
 
@@ -144,12 +145,12 @@ def _is_stopped(ledger: Ledger, trial: Trial) -> bool:
                                 hyperband.threshold(losses.values(), stop.eta), stop.strict)
 
 
-def _make(history: History, draft: Decision, who: Mapping[str, Any] | None) -> bool:
+def _make(history: History, draft: Decision, identity: Mapping[str, Any] | None) -> bool:
     """Create the file of a decision, or read the one that another process has made in the meantime.
 
     Return False if that one cannot be seen yet: some network file systems show new names late.
     """
-    decision = replace(draft, results=history.results, time=time.time(), who=dict(who or {}))
+    decision = replace(draft, results=history.results, time=time.time(), who=dict(identity or {}))
     if decisions.create(history.batch, decision):
         history.append(decision, own=True)
         return True

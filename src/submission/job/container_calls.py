@@ -35,8 +35,8 @@ def is_allowed(command: Sequence[str], job: str | None, successor: Sequence[str]
         return words == ["show"] and last == "config" or words == ["requeue"] and last == job or words == [
             "--all", "--oneliner", "show", "job"] and re.fullmatch(_NAME, last) is not None
     return name == "sbatch" and successor is not None and len(command) == len(successor) and all(
-        given == known or known.startswith("--comment=") and re.fullmatch(_COMMENT, given)
-        for given, known in zip(command, successor, strict=True))
+        given == expected or expected.startswith("--comment=") and re.fullmatch(_COMMENT, given)
+        for given, expected in zip(command, successor, strict=True))
 
 
 def parse_request(request: Any) -> tuple[list[str], Mapping[str, str], float | None] | None:

@@ -415,7 +415,7 @@ def candidate_jobs(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue
     """Return the Slurm jobs that may run it: the one that claimed it, or all that were submitted for the ticket."""
     if job := claim.get("slurm_job"):  # without its cluster, which the journal holds
         submitted = ticket.slurm_jobs if ticket else []
-        return [next((known for known in submitted if known.startswith(f"{job};")), job)]
+        return [next((full_id for full_id in submitted if full_id.startswith(f"{job};")), job)]
     if ticket is None:
         return []
     queued = queue.job_ids(ticket.comments)

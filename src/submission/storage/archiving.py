@@ -91,8 +91,8 @@ def _archive(batch: str, tickets: Mapping[str, int], failed: Collection[str], dr
             left[name] = str(reason)
         except FileNotFoundError:  # archived, deleted or moved a moment ago
             continue
-    known = contents.of_batch(batch)
-    new = {name: entries for name, entries in packed.items() if not (known and (run := known.runs.get(name)) and (
+    existing = contents.of_batch(batch)
+    new = {name: entries for name, entries in packed.items() if not (existing and (run := existing.runs.get(name)) and (
         writer.is_same(run.volume, name, os.path.join(batch, name), entries)))}
     changed = new.keys() - writer.publish_runs(batch, new) if new else ()
     left |= dict.fromkeys(changed, _CHANGED)
@@ -205,7 +205,7 @@ def _remove(batch: str, name: str, own: Collection[str] | None, entries: list[En
     except FileNotFoundError:
         return None  # another process has archived or deleted it
     # brought back, if this process was suspended so long that another one took the lock
-    is_kept = (known := contents.of_batch(batch)) is not None and name in known.runs
+    is_kept = (existing := contents.of_batch(batch)) is not None and name in existing.runs
     if not is_kept or not _has_only(hidden, entries, own, drop_checkpoints):
         _release(hidden, own)
         os.rename(hidden, folder)
@@ -219,10 +219,10 @@ def _remove(batch: str, name: str, own: Collection[str] | None, entries: list[En
 
 def _has_only(folder: str, entries: Iterable[Entry], own: Collection[str], drop_checkpoints: bool) -> bool:
     """Return whether a folder has no file that is not among the entries, or differs from them."""
-    known = {entry.path: entry for entry in entries}
+    expected = {entry.path: entry for entry in entries}
     try:
         # the time of the run folder is that of the claim
-        return all(known.get(entry.path) == entry or stat.S_ISDIR(entry.mode) and entry.path in known
+        return all(expected.get(entry.path) == entry or stat.S_ISDIR(entry.mode) and entry.path in expected
                    for entry in _entries(folder, own, drop_checkpoints))
     except NotPackable:
         return False
@@ -260,8 +260,8 @@ def _abandoned(folder: str, pattern: re.Pattern[str]) -> Iterator[tuple[str, re.
 
 def _is_in_archive(batch: str, hidden: str, name: str) -> bool:
     """Return whether all files of a hidden folder, of which some may have been removed, are in the archive."""
-    known = contents.of_batch(batch)
-    run = known.runs.get(name) if known else None
+    existing = contents.of_batch(batch)
+    run = existing.runs.get(name) if existing else None
     if run is None:
         return False
     own = _own_claims(RunFolder.read(hidden), -1)
