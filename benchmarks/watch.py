@@ -112,9 +112,10 @@ class _Terminal:
             self.read_for(0.02)
 
     def redraw(self, key: bytes) -> float:
-        """Press a key, and return the seconds until the last byte that follows at once."""
+        """Press a key that changes the screen, and return the seconds until the last byte that follows at once."""
         os.write(self._descriptor, key)
         start = last = time.perf_counter()
+        assert select.select([self._descriptor], [], [], 60.0)[0], f"{key!r} changes nothing"
         while select.select([self._descriptor], [], [], _QUIET)[0]:
             os.read(self._descriptor, 1 << 16)
             last = time.perf_counter()

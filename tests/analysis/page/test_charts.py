@@ -285,6 +285,12 @@ def test_series_of_a_run_are_drawn(page: Page) -> None:
         "cpu", "grad_norm, by step", "loss, by step", "memory"]
     page.js("Promise.all(chart.charts.map(one => one.shown)).then(() => test.settle())")
     assert page.js("document.querySelectorAll('.chart-grid .chart-figure').length") == 4
+    page.js("window.chart = chart.charts[0], true")
+    ends = page.js("[chart.figure.x_range.start, chart.figure.x_range.end]")
+    page.drag(page.pixel(100, "chart.auto.y.start + 0.1"), page.pixel(200, "chart.auto.y.end - 0.1"))
+    assert page.js("[chart.figure.x_range.start, chart.figure.x_range.end]") == pytest.approx([100, 200], abs=5)
+    page.js("chart.plot.dispatchEvent(new MouseEvent('dblclick')), test.settle()")
+    assert page.js("[chart.figure.x_range.start, chart.figure.x_range.end]") == ends
 
 
 def test_series_of_another_run_are_drawn_in_the_same_charts(page: Page) -> None:

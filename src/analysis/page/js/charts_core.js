@@ -388,7 +388,7 @@
       const figure = Bokeh.Plotting.figure({height, sizing_mode: "stretch_width", min_width: 220,
         x_range: this._range(plan.x), y_range: this._range(plan.y),
         x_axis_type: plan.x.log ? "log" : "linear", y_axis_type: plan.y.log ? "log" : "linear", tools: "",
-          toolbar_location: "above",
+          toolbar_location: this.isSmall ? null : "above",
         background_fill_color: back, border_fill_color: back, outline_line_color: line, output_backend: "canvas",
           min_border_right: 12, lod_threshold: null});
       this._tools(figure);
@@ -442,7 +442,7 @@
       const box = this.selects ? new Bokeh.BoxSelectTool({renderers: []}) : null, zoom = new Bokeh.BoxZoomTool();
       const lasso = this.selects === "points" ? [new Bokeh.LassoSelectTool({renderers: [], continuous: false})] : [];
       figure.add_tools(...(box ? [box] : []), ...lasso, zoom, new Bokeh.WheelZoomTool({modifiers: {ctrl: true}}),
-        new Bokeh.ResetTool(), ...(this.isSmall ? [] : [new Bokeh.PanTool(), new Bokeh.SaveTool()]));
+        ...(this.isSmall ? [] : [new Bokeh.ResetTool(), new Bokeh.PanTool(), new Bokeh.SaveTool()]));
       figure.toolbar.logo = null;
       figure.toolbar.active_drag = box ?? zoom;
       figure.toolbar.active_scroll = figure.toolbar.tools.find(tool => tool instanceof Bokeh.WheelZoomTool);
@@ -572,7 +572,7 @@
         this._point(x, y);
         this._choose(event);
       });
-      listen(this.plot, "dblclick", () => this._open());
+      listen(this.plot, "dblclick", () => this.isSmall ? this._reset() : this._open());
       listen(this.plot, "keydown", event => this._key(event));
     }
 
@@ -632,8 +632,7 @@
       const moves = {ArrowLeft: () => stepX(-0.1, 1), ArrowRight: () => stepX(0.1, 1), ArrowUp: () => stepY(0.1, 1),
         ArrowDown: () => stepY(-0.1, 1),
         "+": () => { stepX(0, 0.8); stepY(0, 0.8); }, "-": () => { stepX(0, 1.25); stepY(0, 1.25); },
-        0: () => { x.setv({start: this.auto.x.start, end: this.auto.x.end});
-          y.setv({start: this.auto.y.start, end: this.auto.y.end}); },
+        0: () => this._reset(),
         Escape: () => { this._hover(null); this.store.select([], {source: this.kind}); }, "]": () => this._step(1),
           "[": () => this._step(-1), o: () => this._open(),
         Enter: () => this._choose(event), " ": () => this._choose(event)};
@@ -641,6 +640,12 @@
       event.preventDefault();
       event.stopPropagation();
       moves[event.key]();
+    }
+
+    // Show everything again
+    _reset() {
+      for (const name of this.figure ? ["x", "y"] : [])
+        this.figure[`${name}_range`].setv({start: this.auto[name].start, end: this.auto[name].end});
     }
 
     // The next run in the order of the chart

@@ -143,7 +143,7 @@
 
   // One series of a run: a column of system.csv or steps.csv
   class Series extends Chart {
-    isSmall = true;  // there are many: each tool takes time to draw
+    isSmall = true;  // there are many, and a toolbar takes a third of the time of a chart: it has none
 
     // Show another series, or as event "data" says the same one with more points, in which a zoomed view stays
     show(options, event) {
@@ -186,8 +186,9 @@
       Object.assign(this, {store, charts: [], grid: el("div", {class: "chart-grid"})});
       this.empty = el("p", {class: "chart-empty"},
         "No steps and no system metrics were recorded: log_steps and system_metrics turn them on.");
+      this.hint = el("p", {class: "note"}, "Drag to zoom; a double click, or the key 0, shows everything again.");
       this.shown = Promise.resolve();  // each of them draws when it comes into view
-      element.replaceChildren(this.grid, this.empty);
+      element.replaceChildren(this.hint, this.grid, this.empty);
       this.show(options);
     }
 
@@ -200,6 +201,7 @@
       series.forEach((options, at) => this.charts[at] ? this.charts[at].show(options, event) : this._add(options));
       for (const chart of this.charts.splice(series.length)) { chart.destroy(); chart.element.remove(); }
       this.empty.hidden = series.length > 0;
+      this.hint.hidden = !series.length;
     }
 
     _add(options) {
