@@ -182,7 +182,7 @@ def _script_findings(project: str, can_validate: bool, seconds: float) -> list[F
 def _refusal(path: str) -> str:
     """Return why Slurm would not accept a script; empty if it would, perhaps once nodes are available again.
 
-    The options of this shell, such as SBATCH_PARTITION and SLURM_CLUSTERS, override the script, as in a submission.
+    The options and clusters of this shell, such as SBATCH_PARTITION, override the script, as in a submission.
     """
     try:
         options = client.option_arguments(slurm_environment.sbatch_defaults(), "environment")
