@@ -235,6 +235,17 @@ def test_run_page_shows_differences_log_and_command(page: Tab) -> None:
     page.wait("!document.getElementById('overview').hidden")
 
 
+def test_charts_of_the_first_run_are_made_before_it_is_opened(page: Tab) -> None:
+    page.wait("gridiron.prepared && true")
+    page.js("gridiron.prepared.then(() => null)")
+    assert page.js("document.querySelector('.prepared')") is None
+    page.js("window.made = 0; const show = Bokeh.Plotting.show;"
+            "Bokeh.Plotting.show = (...all) => { made += 1; return show(...all); }; gridiron.store.open(3)")
+    page.js("gridiron.charts.idle()")
+    assert page.js("document.querySelectorAll('#run .chart-figure').length") > 0
+    assert page.js("window.made") == 0
+
+
 @pytest.mark.parametrize("permission", [True, False])
 def test_copy_button_copies_exactly_the_command(page: Tab, permission: bool) -> None:
     if not permission:

@@ -69,5 +69,17 @@
     return box;
   }
 
-  gridiron.boxes = {draw, mount, unpack, loadLibrary, problem, guarded};
+  // Make a chart that is shown later, in a place that is laid out and not seen: to make one takes longer than to show
+  // other options in it
+  async function prepare(kind, options, name) {
+    await library;
+    if (kept.has(name) || !window.Bokeh) return;
+    const box = draw(kind, options, name), place = el("div", {class: "prepared", "aria-hidden": "true"}, box);
+    document.body.append(place);
+    await mount(box);
+    await charts.get(box)?.drawn;
+    place.remove();
+  }
+
+  gridiron.boxes = {draw, prepare, mount, unpack, loadLibrary, problem, guarded};
 })(window.gridiron);

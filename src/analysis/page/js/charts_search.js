@@ -190,6 +190,7 @@
       this.shown = Promise.resolve();  // each of them draws when it comes into view
       element.replaceChildren(this.hint, this.grid, this.empty);
       this.show(options);
+      this.drawn = Promise.race([Promise.all(this.charts.map(chart => chart.shown)), new Promise(done => setTimeout(done, 1000))]);
     }
 
     show({run, details}) {

@@ -98,6 +98,8 @@
     show();
     follow?.();
     gridiron.ready = true;
+    await gridiron.charts?.idle();
+    gridiron.prepared = gridiron.runPage.prepare(store, boxes.prepare);
   }
 
   start().catch(error => boxes.problem(error, "Starting this page"));

@@ -81,15 +81,17 @@
       rest.length ? gridiron.link(compare, {class: "button"}, "Compare with the others") : null);
   }
 
+  const curves = (store, run) => ["details_curves", {run, details: {series: {epochs: store.epochSeries(run)}}}, "epochs"];
+
   // Draw the page of a run into an element. order: of the runs in the table. Ends when the details are shown
   async function show(element, store, run, order, draw) {
     const loading = el("p", {class: "note", role: "status"}, "Loading the log and the config …");
-    const later = el("div", {}, loading), repeat = el("div"), epochs = store.epochSeries(run);
+    const later = el("div", {}, loading), repeat = el("div"), epochs = curves(store, run);
     element.replaceChildren(actions(store, run, order),
       el("section", {class: "card"}, el("h2", {class: "title", tabindex: "-1"}, store.runs.name[run]), facts(store, run), repeat,
         metrics(store, run)),
       card("Difference to the other runs", differences(store, run)),
-      ...(epochs.columns.length ? [card("Learning curves", draw("details_curves", {run, details: {series: {epochs}}}, "epochs"))] : []), later);
+      ...(epochs[1].details.series.epochs.columns.length ? [card("Learning curves", draw(...epochs))] : []), later);
     try {
       const details = await store.details(run);
       if (details) repeat.append(note("Repeat it in a new folder, with the code that it ran with, and compare the results:"),
@@ -101,5 +103,11 @@
     }
   }
 
-  gridiron.runPage = {show};
+  // Make the charts of the curves while the browser has nothing else to do, for the first run that is opened
+  async function prepare(store, prepareBox) {
+    await new Promise(window.requestIdleCallback ?? (done => setTimeout(done, 500)));  // Safari has none
+    if (store.runs.name.length) await prepareBox(...curves(store, 0));
+  }
+
+  gridiron.runPage = {show, prepare};
 })(window.gridiron);
