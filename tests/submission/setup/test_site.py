@@ -33,6 +33,8 @@ State=UP
 PartitionName=staff AllowGroups=staff AllowAccounts=ALL Default=NO MaxTime=UNLIMITED Nodes=s1 PreemptMode=OFF State=UP
 PartitionName=old AllowGroups=ALL AllowAccounts=ALL Default=NO MaxTime=1:00:00 Nodes=x1 PreemptMode=OFF State=DOWN
 """
+# The functions of sinfo that print these six fields are the same from 20.11 to 25.11, but for that of the memory: since
+# 22.05 it prints the same form with 64 bits.
 UNIVERSITY_NODES = """\
 cpu|100|64|256000|(null)|icelake
 cpu|20|128+|1024000+|(null)|genoa
