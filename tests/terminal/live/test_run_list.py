@@ -108,7 +108,8 @@ def test_x_cancels_nothing_if_no_run_is_shown(many: Reader) -> None:
         page.press(key)
     assert not any("Cancel" in row.plain for row in page.lines(80, 24))
     page.press("X")
-    assert page.lines(80, 24)[-2].plain.startswith("Cancel all of ")
+    words = " ".join(row.plain for row in page.lines(80, 24)).split()  # the path may take several lines
+    assert "Cancel all of" in " ".join(words)
 
 
 def test_selected_run_stays_selected_and_in_view(many: Reader) -> None:
