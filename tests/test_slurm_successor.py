@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import experiments
+from src.errors import retry_command
 from src.submission.batch import journal, task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.job import requeue, worker
@@ -265,8 +267,9 @@ def test_worker_that_can_neither_be_succeeded_nor_requeued_says_what_to_type(pro
     job, = fake_slurm.jobs("PENDING")
     start_until_all_are_warned(project, fake_slurm, job, 1)
     fake_slurm.wait(job)
-    assert "nothing runs the rest: Requested operation is presently disabled" in (
-        project.batch / "submissions" / f"{job}.out").read_text()
+    output = (project.batch / "submissions" / f"{job}.out").read_text()
+    assert "nothing runs the rest: Requested operation is presently disabled" in output
+    assert f"`{retry_command(os.path.realpath(project.batch))}` submits it" in output
     assert project.submit("-r", project.batch, "-y") == 0
     job, = fake_slurm.jobs("PENDING")
     fake_slurm.set(MaxSubmitJobs="")

@@ -8,7 +8,7 @@ from typing import Any
 from src.errors import JobSpecError, did_you_mean
 from src.search.definition import ASHA, HYPERBAND, METHODS, TPE
 
-UNKNOWN_LENGTH = 10**9  # epochs of a trial whose length is not values before it has ended
+UNKNOWN_LENGTH = 10**9  # epochs of a trial whose length is not known before it has ended
 FULL_LENGTH = "full"  # the schedule of a trial is that of its whole length, wherever it pauses
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src import run_folder
-from src.errors import BatchError, UserError, one_line
+from src.errors import BatchError, UserError, one_line, retry_command
 from src.io import files, slurm_environment
 from src.run_folder import RunFolder
 from src.submission.batch import claims, journal, task_files
@@ -212,13 +212,13 @@ def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), i
         journal_file.record_end()
 
 
-def requeue_worker() -> str:
-    """Have Slurm put this worker's job back into the queue, and return a message about it.
+def requeue_worker(batch: str) -> str:
+    """Have Slurm put the job of this worker of a batch back into the queue, and return a message about it.
 
     For a worker that has run as long as it may and could not submit a successor, as where the limit on submitted jobs
     counts its own job: no other job would run the rest.
     """
     job = slurm_environment.job_id()
     refusal = client.requeue(job) if job else "not a Slurm job"
-    return (f"nothing runs the rest: {refusal}; `submit_multiple.py -r BATCH` submits it" if refusal else
+    return (f"nothing runs the rest: {refusal}; `{retry_command(batch)}` submits it" if refusal else
             f"Slurm job {job} is requeued and runs the rest")

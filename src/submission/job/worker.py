@@ -205,7 +205,7 @@ class Worker:
             print(f"preempted: Slurm job {job} runs the rest", flush=True)
         if self.is_refused and not self.stop_count and (
                 self.to_resume or self.tasks.is_search or any(self.tasks.startable())):
-            print(requeue.requeue_worker(), flush=True)
+            print(requeue.requeue_worker(self.tasks.batch), flush=True)
 
     def _hand_over(self, to_resume: Collection[str] = (), is_last: bool = False) -> str | None:
         """Submit a successor, and return its Slurm job id; None if there is none. A refusal is printed."""

@@ -1,4 +1,4 @@
-"""The live screen of `watch`: a loop of keys and redraws, while a thread reads the batches."""
+"""The live screen of `watch`: a loop of keys and redraws, while threads read the batches and cancel runs."""
 from __future__ import annotations
 
 import os
