@@ -121,6 +121,13 @@ def test_table_draws_only_rows_in_view(page: Tab) -> None:
     assert page.wait(f"{ROWS}.at(-1).dataset.run === '{RUNS - 1}'")
 
 
+def test_no_two_headings_are_the_same(opened: Tab) -> None:
+    """The value that ranks the runs is of their best epoch, the metric of the same name of the last one."""
+    headings = opened.js("[...document.querySelectorAll('#runs thead button')].map(button => button.textContent)")
+    assert "val accuracy (last), best epoch" in headings
+    assert len({*headings}) == len(headings)
+
+
 def test_headings_sort(opened: Tab) -> None:
     assert click_heading(opened, "base_lr") == "ascending"
     assert (rates := column(opened, "base_lr")) == sorted(rates)

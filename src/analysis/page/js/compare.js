@@ -36,7 +36,7 @@
     const goal = store.goal(name === "value" ? store.rankingColumns()[0] : name);
     const difference = one.n && two.n ? two.mean - one.mean : null;
     const better = !difference || !goal ? "" : (difference > 0) === (goal === "maximize") ? "B" : "A";
-    const label = name === "value" ? `${gridiron.RunTable.label(store, name)}, best epoch` : store.label(name);
+    const label = name === "value" ? gridiron.RunTable.heading(store, name) : store.label(name);
     return [label, spread(one), one.n, spread(two), two.n, difference === null ? null : Number(digits(difference, 4)), better];
   }
 

@@ -95,7 +95,7 @@
       replace(list, el("button", {type: "button", on: {click: reset}}, "Default columns"), all.map(name => {
         const box = el("input", {type: "checkbox", on: {change: () => toggle(name)}});
         box.checked = shown.has(name);
-        return el("label", {class: "check"}, box, " ", gridiron.RunTable.label(store, name));
+        return el("label", {class: "check"}, box, " ", gridiron.RunTable.heading(store, name));
       }));
     });
     return menu;

@@ -88,6 +88,11 @@
       return LABELS[name] ?? store.label(name);
     }
 
+    // The label, which for the value that ranks the runs says that it is not the last one
+    static heading(store, name) {
+      return name === "value" ? `${RunTable.label(store, name)}, best epoch` : RunTable.label(store, name);
+    }
+
     // ---- rows
 
     update() {
@@ -130,7 +135,7 @@
         on: {change: event => store.select(event.target.checked ? this.order : [], {source: "table"})}});
       const heads = this.columns.map(name => el("th", {scope: "col", class: name === "name" ? "name" : store.isNumeric(name) ? "number" : null,
         "aria-sort": name === sorted ? (descending ? "descending" : "ascending") : null},
-      el("button", {type: "button", title: name, data: {column: name}, on: {click: () => this.sortBy(name)}}, RunTable.label(store, name))));
+      el("button", {type: "button", title: name, data: {column: name}, on: {click: () => this.sortBy(name)}}, RunTable.heading(store, name))));
       this.head.replaceChildren(el("th", {scope: "col", class: "check"}, all), ...heads);
       if (focused) [...this.head.querySelectorAll("button")].find(button => button.dataset.column === focused)?.focus();
     }
@@ -152,7 +157,7 @@
     // The width of a column in characters, by some of its cells
     measureColumn(name) {
       const {store} = this, column = store.column(name), step = Math.max(1, Math.floor(store.count / 300));
-      let longest = RunTable.label(store, name).length + 3;
+      let longest = RunTable.heading(store, name).length + 3;
       for (let run = 0; run < store.count; run += step) longest = Math.max(longest, this.text(name, column[run], run).length);
       return Math.min(Math.max(longest, 5), this.most(name)) * .93 + 3;
     }
